@@ -1,0 +1,337 @@
+//! What can be asked of the store, and what it answers: the replicated commands and their parts.
+//!
+//! The model is etcd's: one counter, the *revision*, grows by one with every command that changes a key; every
+//! key-value pair knows the revision that created it, the one that last changed it, and how many changes lie
+//! between. History stays readable until it is compacted.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// A state of the store: how many changing commands lead to it. The empty store has revision 0.
+pub type Revision = u64;
+
+/// A client session: the log index of the entry that opened it, so never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SessionId(pub u64);
+
+/// One replicated command, as it stands in a log entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// Cluster time in milliseconds, stamped by the leader that proposed it: time in apply comes from here and
+    /// from nowhere else (rule 12). Apply takes the greater of this and what it has.
+    pub cluster_time_ms: u64,
+    /// What is to be done.
+    pub body: CommandBody,
+}
+
+/// The kinds of command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CommandBody {
+    /// Opens a session that expires after `ttl_ms` of cluster time without a command.
+    OpenSession {
+        /// In milliseconds of cluster time.
+        ttl_ms: u64,
+    },
+    /// Keeps a session from expiring.
+    KeepAlive {
+        /// Which one.
+        session: SessionId,
+    },
+    /// Ends a session and forgets its responses.
+    CloseSession {
+        /// Which one.
+        session: SessionId,
+    },
+    /// Changes or reads keys.
+    Operate {
+        /// Makes a retry safe; without it, a command that is proposed twice is applied twice.
+        stamp: Option<SessionStamp>,
+        /// What to do.
+        operation: Operation,
+    },
+}
+
+/// Names one request of one session, so that it is applied once however often it is proposed (§6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionStamp {
+    /// The session.
+    pub session: SessionId,
+    /// Counts the session's requests, from 1. A retry keeps its number.
+    pub request: u64,
+    /// The client has the answers of all requests below this: their responses may be forgotten.
+    pub acked_below: u64,
+}
+
+/// What a client may ask to be done through the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Operation {
+    /// Sets one key.
+    Put(Put),
+    /// Removes the keys of a range.
+    DeleteRange(DeleteRange),
+    /// Compares, then does one of two lists of operations, all at one revision.
+    Txn(Txn),
+    /// Forgets history before `revision`: reads at older revisions are refused from then on.
+    Compact {
+        /// The oldest revision that stays readable.
+        revision: Revision,
+    },
+}
+
+/// Sets `key` to `value`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Put {
+    /// Which key; not empty.
+    pub key: Bytes,
+    /// Its value.
+    pub value: Bytes,
+    /// Whether to answer with the pair that was there before.
+    pub prev_kv: bool,
+}
+
+/// Removes every key in `range`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteRange {
+    /// Which keys.
+    pub range: KeyRange,
+    /// Whether to answer with the pairs that were there.
+    pub prev_kv: bool,
+}
+
+/// Which keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeyRange {
+    /// This one.
+    Key(Bytes),
+    /// All that begin with this; an empty prefix means every key.
+    Prefix(Bytes),
+    /// From `start` up to but not including `end`.
+    HalfOpen {
+        /// The first key.
+        start: Bytes,
+        /// The key after the last.
+        end: Bytes,
+    },
+    /// From this one on.
+    From(Bytes),
+}
+
+/// Reads the pairs of a range at one revision, in key order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    /// Which keys.
+    pub range: KeyRange,
+    /// At which revision; `None` is the newest.
+    pub revision: Option<Revision>,
+    /// At most this many pairs; 0 is no limit of the request's own.
+    pub limit: u64,
+    /// Leave the values out.
+    pub keys_only: bool,
+    /// Only count the pairs.
+    pub count_only: bool,
+}
+
+/// A transaction: if every compare holds then `success`, else `failure`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Txn {
+    /// The conditions, all of which must hold. None at all hold.
+    pub compares: Vec<Compare>,
+    /// What to do if they hold.
+    pub success: Vec<TxnOperation>,
+    /// What to do if one does not.
+    pub failure: Vec<TxnOperation>,
+}
+
+/// A condition on one key. Of an absent key, version, create and mod revision are 0, and a comparison of its value
+/// holds only as `NotEqual`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compare {
+    /// Which key.
+    pub key: Bytes,
+    /// How the key's property must stand to `target`.
+    pub relation: Relation,
+    /// The property, and what it is compared with.
+    pub target: CompareTarget,
+}
+
+/// How two values stand to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Relation {
+    /// The same.
+    Equal,
+    /// Not the same.
+    NotEqual,
+    /// The key's is greater.
+    Greater,
+    /// The key's is less.
+    Less,
+}
+
+/// A property of a key, and the value to compare it with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CompareTarget {
+    /// The value, compared as bytes.
+    Value(Bytes),
+    /// The number of changes since creation.
+    Version(u64),
+    /// The revision that created it.
+    CreateRevision(Revision),
+    /// The revision that last changed it.
+    ModRevision(Revision),
+}
+
+/// One step of a transaction. Later steps see what earlier ones did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TxnOperation {
+    /// Sets a key. A transaction may change each key once only.
+    Put(Put),
+    /// Removes keys.
+    DeleteRange(DeleteRange),
+    /// Reads.
+    Range(Range),
+}
+
+/// A key, its value, and where both came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyValue {
+    /// The key.
+    pub key: Bytes,
+    /// The value; empty if it was not asked for.
+    pub value: Bytes,
+    /// The revision that created the key.
+    pub create_revision: Revision,
+    /// The revision that last changed it.
+    pub mod_revision: Revision,
+    /// How many changes since creation, the creation included.
+    pub version: u64,
+}
+
+/// What a command answers. A refusal is as much a part of the replicated history as a success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Response {
+    /// A session is open.
+    SessionOpened {
+        /// Its id.
+        session: SessionId,
+    },
+    /// The session lives, or is closed, as asked.
+    Session,
+    /// An operation was done.
+    Done {
+        /// The store's revision after it.
+        revision: Revision,
+        /// What it answers.
+        result: OperationResult,
+    },
+    /// Nothing was changed, and why.
+    Refused(Refusal),
+}
+
+/// The results of the operations.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OperationResult {
+    /// Of [`Operation::Put`].
+    Put {
+        /// The pair before, if asked for and there.
+        prev_kv: Option<KeyValue>,
+    },
+    /// Of [`Operation::DeleteRange`].
+    Deleted {
+        /// How many keys were removed.
+        count: u64,
+        /// The pairs that were there, if asked for.
+        prev_kvs: Vec<KeyValue>,
+    },
+    /// Of [`Operation::Txn`].
+    Txn {
+        /// Whether the compares held.
+        succeeded: bool,
+        /// The result of each step done, in order.
+        results: Vec<TxnResult>,
+    },
+    /// Of [`Operation::Compact`].
+    Compacted,
+}
+
+/// The results of a transaction's steps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TxnResult {
+    /// Of a put.
+    Put {
+        /// The pair before, if asked for and there.
+        prev_kv: Option<KeyValue>,
+    },
+    /// Of a delete.
+    Deleted {
+        /// How many keys were removed.
+        count: u64,
+        /// The pairs that were there, if asked for.
+        prev_kvs: Vec<KeyValue>,
+    },
+    /// Of a range.
+    Range(RangeResult),
+}
+
+/// What a range read found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RangeResult {
+    /// The revision it was read at.
+    pub revision: Revision,
+    /// The pairs, in key order, at most `limit`; none if only counted.
+    pub kvs: Vec<KeyValue>,
+    /// Whether there are pairs beyond the limit.
+    pub more: bool,
+    /// How many pairs the range has, whatever the limit.
+    pub count: u64,
+}
+
+/// Why a command or a read was refused. Nothing was changed by it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum Refusal {
+    /// The session expired, was closed, or never was. The command may have been done under it earlier.
+    #[error("session {} is expired or was never opened; open a new one (whether the request was done earlier is unknown)", .session.0)]
+    SessionExpired {
+        /// Which one.
+        session: SessionId,
+    },
+    /// The request's response was acknowledged, and so forgotten: it *was* done, earlier.
+    #[error("request {request} was done and acknowledged earlier; its response is forgotten")]
+    ResponseForgotten {
+        /// Which one.
+        request: u64,
+    },
+    /// The session has too many unacknowledged responses.
+    #[error("the session keeps {kept} unacknowledged responses, the most there may be; send acked_below")]
+    SessionFull {
+        /// How many.
+        kept: u64,
+    },
+    /// The revision asked for is compacted.
+    #[error("revision {requested} is compacted; the oldest readable one is {oldest}")]
+    RevisionCompacted {
+        /// What was asked for.
+        requested: Revision,
+        /// What there is.
+        oldest: Revision,
+    },
+    /// The revision asked for is not there yet.
+    #[error("revision {requested} is not there yet; the newest is {newest}")]
+    RevisionInFuture {
+        /// What was asked for.
+        requested: Revision,
+        /// What there is.
+        newest: Revision,
+    },
+    /// A transaction changes one key twice.
+    #[error("the transaction changes key {key:?} twice")]
+    DuplicateKey {
+        /// Which key.
+        key: Bytes,
+    },
+    /// The command could not be read: it was written by a newer version.
+    #[error("the command cannot be read by this version: {reason}")]
+    Unreadable {
+        /// What is wrong.
+        reason: String,
+    },
+}

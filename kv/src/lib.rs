@@ -1,0 +1,3 @@
+//! A replicated, multi-version key-value store.
+
+pub mod command;

@@ -1,0 +1,116 @@
+//! What nodes say to each other.
+//!
+//! Every response names the request it answers (term, `next_term`, `round`, `prev_index`), so that a late or
+//! duplicated one can be told from a current one and dropped (rule 6 of the design).
+
+use super::types::{Entry, Index, LogId, NodeId, SnapshotMeta, Term};
+
+/// One message between two members.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Message {
+    /// Who sent it.
+    pub from: NodeId,
+    /// Whom it is for.
+    pub to: NodeId,
+    /// The sender's current term (§3.3).
+    pub term: Term,
+    /// What it says.
+    pub body: MessageBody,
+}
+
+/// The kinds of message.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum MessageBody {
+    /// Would you vote for me in `next_term`? Moves no one's term (§9.6).
+    PreVote {
+        /// The term in which the sender would stand: its own plus one.
+        next_term: Term,
+        /// The end of the sender's log.
+        last: LogId,
+    },
+    /// The answer to a [`PreVote`](Self::PreVote).
+    PreVoteResponse {
+        /// The `next_term` of the request.
+        next_term: Term,
+        /// Whether the vote would be granted.
+        granted: bool,
+    },
+    /// Vote for me in this message's term (§3.4).
+    RequestVote {
+        /// The end of the sender's log.
+        last: LogId,
+        /// Whether the old leader asked for this election (§3.10): voters then forget that they hear from it.
+        leadership_transfer: bool,
+    },
+    /// The answer to a [`RequestVote`](Self::RequestVote) of the same term.
+    VoteResponse {
+        /// Whether the vote was granted.
+        granted: bool,
+    },
+    /// Entries to append behind `prev`, or none, to learn where the logs part (§3.5).
+    AppendEntries {
+        /// The entry just before `entries`.
+        prev: LogId,
+        /// Contiguous entries from `prev.index + 1`.
+        entries: Vec<Entry>,
+        /// The leader's commit index.
+        commit: Index,
+    },
+    /// The log holds everything up to `matched`, durably.
+    AppendAccepted {
+        /// At most `prev.index + entries.len()` of the request.
+        matched: Index,
+    },
+    /// The log has no entry `prev` as the request named it.
+    AppendRejected {
+        /// The `prev.index` of the request: names the request it answers.
+        prev_index: Index,
+        /// The last entry of the follower that could still match: its index is at most `prev_index`, its term at
+        /// most that of `prev` (the "one conflict per term" back-off of §3.5).
+        hint: LogId,
+    },
+    /// I lead; and, as a reading round, do you still follow me? (§6.4)
+    Heartbeat {
+        /// The commit index, as far as the receiver is known to match.
+        commit: Index,
+        /// Counts the leader's heartbeats in its term: an answer confirms every read that began before it was sent.
+        round: u64,
+    },
+    /// The answer to a [`Heartbeat`](Self::Heartbeat).
+    HeartbeatResponse {
+        /// The `round` of the request.
+        round: u64,
+    },
+    /// A whole snapshot has arrived out of band and is in hand: install it (§5.3).
+    ///
+    /// The state itself travels on a stream of its own; the driver hands this message to the core once the file
+    /// is complete and verified. It is answered like an append that matches up to `meta.last.index`.
+    InstallSnapshot {
+        /// What the snapshot stands for.
+        meta: SnapshotMeta,
+    },
+    /// The leader asks the receiver to stand for election at once (§3.10).
+    TimeoutNow,
+}
+
+impl MessageBody {
+    /// The kind's name, for logs and traces.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::PreVote { .. } => "PreVote",
+            Self::PreVoteResponse { .. } => "PreVoteResponse",
+            Self::RequestVote { .. } => "RequestVote",
+            Self::VoteResponse { .. } => "VoteResponse",
+            Self::AppendEntries { .. } => "AppendEntries",
+            Self::AppendAccepted { .. } => "AppendAccepted",
+            Self::AppendRejected { .. } => "AppendRejected",
+            Self::Heartbeat { .. } => "Heartbeat",
+            Self::HeartbeatResponse { .. } => "HeartbeatResponse",
+            Self::InstallSnapshot { .. } => "InstallSnapshot",
+            Self::TimeoutNow => "TimeoutNow",
+        }
+    }
+}
