@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{CommandBody, Range, RangeResult, Refusal, Response, Revision};
 
+pub(crate) use stream::encode;
 pub use stream::{FrameStream, WireError};
 
 /// The first bytes of a [`ClientHello`]: tells a client of this store from whatever else may knock.
@@ -31,6 +32,10 @@ pub const PROTOCOL_MAX: u16 = 1;
 
 /// Frames of the handshake are at most this long, so that a stranger cannot make a server wait for a large one.
 pub const HELLO_BYTES_MAX: usize = 512;
+
+/// No frame is longer than this. Servers take far shorter requests (see [`ServerHello::Welcome`]); answers may be
+/// longer than requests, because a transaction may read a lot.
+pub const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// How a client introduces itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +62,8 @@ pub enum ServerHello {
         protocol: u16,
         /// Who answers.
         node: NodeId,
+        /// The most bytes that a [`RequestBody`] may have here.
+        request_bytes_max: u64,
     },
     /// The connection ends here.
     Refused {
@@ -66,9 +73,9 @@ pub enum ServerHello {
 }
 
 impl ServerHello {
-    /// The answer of node `node` to `hello`.
+    /// The answer of node `node`, whose requests may have `request_bytes_max` bytes, to `hello`.
     #[must_use]
-    pub fn answer(hello: &ClientHello, node: NodeId) -> Self {
+    pub fn answer(hello: &ClientHello, node: NodeId, request_bytes_max: u64) -> Self {
         if hello.magic != MAGIC {
             return Self::Refused {
                 reason: "this is the client port of a raftkv server, and that was not a raftkv client".into(),
@@ -82,7 +89,7 @@ impl ServerHello {
                 ),
             };
         }
-        Self::Welcome { protocol: max.min(PROTOCOL_MAX), node }
+        Self::Welcome { protocol: max.min(PROTOCOL_MAX), node, request_bytes_max }
     }
 }
 

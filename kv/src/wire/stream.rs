@@ -12,7 +12,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use raft::net::BoxStream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -88,8 +88,16 @@ impl FrameStream {
     /// # Errors
     /// The frame is over the limit; the output is then as it was.
     pub fn push<T: Serialize>(&mut self, value: &T) -> Result<(), WireError> {
+        self.push_parts(value, &[])
+    }
+
+    /// Adds a frame whose body is `value` and then `rest`, which is encoded already.
+    ///
+    /// # Errors
+    /// The frame is over the limit; the output is then as it was.
+    pub fn push_parts<T: Serialize>(&mut self, value: &T, rest: &[u8]) -> Result<(), WireError> {
         let start = self.output.len();
-        match encode_frame(&mut self.output, value, self.frame_bytes_max) {
+        match encode_frame(&mut self.output, value, rest, self.frame_bytes_max) {
             Ok(()) => Ok(()),
             Err(error) => {
                 self.output.truncate(start);
@@ -207,14 +215,27 @@ impl postcard::ser_flavors::Flavor for Tail<'_> {
 }
 
 /// Appends `value` to `bytes` in postcard.
-pub(crate) fn append<T: Serialize>(bytes: &mut BytesMut, value: &T) -> Result<(), WireError> {
+fn append<T: Serialize>(bytes: &mut BytesMut, value: &T) -> Result<(), WireError> {
     postcard::serialize_with_flavor(value, Tail(bytes)).map_err(|e| WireError::Unreadable(e.to_string()))
 }
 
-fn encode_frame<T: Serialize>(out: &mut BytesMut, value: &T, limit: usize) -> Result<(), WireError> {
+/// `value` in postcard.
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Bytes, WireError> {
+    let mut bytes = BytesMut::with_capacity(256);
+    append(&mut bytes, value)?;
+    Ok(bytes.freeze())
+}
+
+fn encode_frame<T: Serialize>(
+    out: &mut BytesMut,
+    value: &T,
+    rest: &[u8],
+    limit: usize,
+) -> Result<(), WireError> {
     let start = out.len();
     out.extend_from_slice(&[0; HEADER_BYTES]);
     append(out, value)?;
+    out.extend_from_slice(rest);
     let body = start + HEADER_BYTES;
     let length = out.len() - body;
     let too_large = WireError::FrameTooLarge { bytes: length as u64, limit: limit as u64 };
