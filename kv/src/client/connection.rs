@@ -62,7 +62,7 @@ impl Connection {
             let stream = net.connect(address).await.map_err(|e| e.to_string())?;
             let mut frames = FrameStream::new(stream, HELLO_BYTES_MAX);
             let request_bytes_max = shake_hands(&mut frames).await.map_err(|e| e.to_string())?;
-            frames.set_frame_bytes_max(FRAME_BYTES_MAX);
+            frames.set_limits(FRAME_BYTES_MAX, FRAME_BYTES_MAX);
             Ok::<_, String>((frames, request_bytes_max))
         };
         let Ok(opened) = clock::timeout(&**clock, options.connect_timeout, opening).await else {
@@ -187,11 +187,9 @@ impl Running {
             return Ok(());
         }
         if body.len() as u64 > self.request_bytes_max {
-            let not_done = NotDone::TooLarge {
-                what: "the request, in bytes,".into(),
-                actual: body.len() as u64,
-                limit: self.request_bytes_max,
-            };
+            let (bytes, limit) = (body.len(), self.request_bytes_max);
+            let not_done =
+                NotDone::TooLarge { reason: format!("the request has {bytes} bytes; the limit is {limit}") };
             let _ = waiter.send(Ok(Outcome::NotDone(not_done)));
             return Ok(());
         }

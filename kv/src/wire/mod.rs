@@ -172,14 +172,10 @@ pub enum NotDone {
         what: String,
     },
     /// The request is over a limit, and will be next time too.
-    #[error("{what} has {actual}; the limit is {limit}")]
+    #[error("{reason}")]
     TooLarge {
-        /// What is too large, with its unit.
-        what: String,
-        /// How large it is.
-        actual: u64,
-        /// How large it may be.
-        limit: u64,
+        /// What is too large, how large it is, and the limit.
+        reason: String,
     },
     /// The request makes no sense, and will not next time either.
     #[error("invalid request: {reason}")]
@@ -264,6 +260,10 @@ pub struct NodeReport {
     pub revision: Revision,
     /// Revisions below this are compacted.
     pub compacted: Revision,
+    /// Bytes of the store on disk.
+    pub store_bytes: u64,
+    /// Open sessions.
+    pub sessions: u64,
     /// Bytes of the data directory, if the node can tell.
     pub disk_bytes: Option<u64>,
     /// CPU time of the node's process so far, in microseconds, if the node can tell.
@@ -283,8 +283,10 @@ pub struct PeerReport {
     pub id: u64,
     /// The highest index known to be in its log.
     pub matched: u64,
-    /// Whether it was heard from within the last election timeout.
-    pub active: bool,
+    /// The next index to be sent to it.
+    pub next: u64,
+    /// Ticks since it last answered.
+    pub silent_ticks: u32,
 }
 
 #[cfg(test)]

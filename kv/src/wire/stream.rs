@@ -52,16 +52,27 @@ pub enum WireError {
     Protocol(String),
 }
 
+impl WireError {
+    /// Whether the other end is at fault, not the connection.
+    #[must_use]
+    pub fn is_garbage(&self) -> bool {
+        !matches!(self, Self::Io(_) | Self::CutOff)
+    }
+}
+
 /// A stream of frames.
 pub struct FrameStream {
     stream: BoxStream,
     input: BytesMut,
     output: BytesMut,
+    /// Bytes that the stream has given, since the beginning.
+    received: u64,
     /// Bytes of the output that the stream has taken, since the beginning.
     written: u64,
     /// Bytes were written and not yet flushed.
     unflushed: bool,
-    frame_bytes_max: usize,
+    input_bytes_max: usize,
+    output_bytes_max: usize,
 }
 
 impl FrameStream {
@@ -72,15 +83,18 @@ impl FrameStream {
             stream,
             input: BytesMut::new(),
             output: BytesMut::new(),
+            received: 0,
             written: 0,
             unflushed: false,
-            frame_bytes_max,
+            input_bytes_max: frame_bytes_max,
+            output_bytes_max: frame_bytes_max,
         }
     }
 
-    /// Changes the limit for what follows: the handshake is kept shorter than the rest.
-    pub fn set_frame_bytes_max(&mut self, frame_bytes_max: usize) {
-        self.frame_bytes_max = frame_bytes_max;
+    /// Changes the limits of frames received and sent from now on: the handshake is kept shorter than the rest.
+    pub fn set_limits(&mut self, input_bytes_max: usize, output_bytes_max: usize) {
+        self.input_bytes_max = input_bytes_max;
+        self.output_bytes_max = output_bytes_max;
     }
 
     /// Adds a frame to the output. Nothing is sent before [`poll_send`](Self::poll_send).
@@ -97,7 +111,7 @@ impl FrameStream {
     /// The frame is over the limit; the output is then as it was.
     pub fn push_parts<T: Serialize>(&mut self, value: &T, rest: &[u8]) -> Result<(), WireError> {
         let start = self.output.len();
-        match encode_frame(&mut self.output, value, rest, self.frame_bytes_max) {
+        match encode_frame(&mut self.output, value, rest, self.output_bytes_max) {
             Ok(()) => Ok(()),
             Err(error) => {
                 self.output.truncate(start);
@@ -111,7 +125,7 @@ impl FrameStream {
     /// # Errors
     /// The input is not what it should be; the connection cannot go on.
     pub fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>, WireError> {
-        let Some((value, used)) = decode_frame(&self.input, self.frame_bytes_max)? else { return Ok(None) };
+        let Some((value, used)) = decode_frame(&self.input, self.input_bytes_max)? else { return Ok(None) };
         self.input.advance(used);
         if self.input.is_empty() && self.input.capacity() > KEEP_BYTES {
             self.input = BytesMut::new();
@@ -126,6 +140,7 @@ impl FrameStream {
     pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, WireError>> {
         self.input.reserve(READ_BYTES);
         let read = ready!(pin!(self.stream.read_buf(&mut self.input)).poll(cx))?;
+        self.received += read as u64;
         Poll::Ready(match (read, self.input.is_empty()) {
             (0, true) => Ok(false),
             (0, false) => Err(WireError::CutOff),
@@ -167,6 +182,12 @@ impl FrameStream {
     #[must_use]
     pub fn written_bytes(&self) -> u64 {
         self.written
+    }
+
+    /// Bytes that came and went, since the beginning.
+    #[must_use]
+    pub fn moved_bytes(&self) -> u64 {
+        self.received + self.written
     }
 
     /// Sends the output.

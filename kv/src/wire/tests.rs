@@ -127,7 +127,7 @@ fn a_frame_over_the_limit_is_neither_sent_nor_read() {
     let before = framed(&[ClientHello::CURRENT]);
     run(async {
         let (mut frames, mut raw) = pair();
-        frames.set_frame_bytes_max(1000);
+        frames.set_limits(LIMIT, 1000);
         frames.push(&ClientHello::CURRENT).unwrap();
         assert!(matches!(frames.push(&request), Err(WireError::FrameTooLarge { .. })));
         frames.send().await.unwrap();
