@@ -144,7 +144,8 @@ pub fn encode_frame<T: Serialize + ?Sized>(
 
 /// Fills in the header of the frame that begins at `start` and ends where `out` ends.
 fn seal(out: &mut BytesMut, start: usize) -> Result<(), FrameError> {
-    let Some((header, body)) = out.get_mut(start..).and_then(|f| f.split_first_chunk_mut::<FRAME_HEADER_BYTES>())
+    let Some((header, body)) =
+        out.get_mut(start..).and_then(|f| f.split_first_chunk_mut::<FRAME_HEADER_BYTES>())
     else {
         panic!("no room for the header of a frame at {start} in {} bytes", out.len());
     };
@@ -275,8 +276,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Reads once; whether anything came. Room is made for the frame at the front if its length is known, and it
     /// has been checked by then.
     async fn fill(&mut self) -> Result<bool, FrameError> {
-        let frame = split_header(&self.buffer).map_or(0, |(length, _, _)| FRAME_HEADER_BYTES + length as usize);
-        self.buffer.reserve(frame.saturating_sub(self.buffer.len()).max(READ_BYTES.min(self.frame_bytes_max as usize)));
+        let frame =
+            split_header(&self.buffer).map_or(0, |(length, _, _)| FRAME_HEADER_BYTES + length as usize);
+        self.buffer.reserve(
+            frame.saturating_sub(self.buffer.len()).max(READ_BYTES.min(self.frame_bytes_max as usize)),
+        );
         Ok(self.stream.read_buf(&mut self.buffer).await? > 0)
     }
 

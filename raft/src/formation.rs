@@ -234,20 +234,29 @@ impl Asking<'_> {
                 Weighed::Nothing(why) => reasons.push(format!("{by}: {why}")),
             }
         }
-        if members.len() == self.listed.len() { Ok(Round::AllEmpty(members)) } else { Ok(Round::Waiting(reasons)) }
+        if members.len() == self.listed.len() {
+            Ok(Round::AllEmpty(members))
+        } else {
+            Ok(Round::Waiting(reasons))
+        }
     }
 
     /// What one member's answer means.
     fn weigh(&self, by: NodeId, answer: Result<Answer, DialError>) -> Result<Weighed, FormationError> {
         match answer {
             Ok(Answer::Formed(record)) => self.check(by, &record).map(|()| Weighed::Formed(record)),
-            Ok(Answer::Empty { incarnation, listed }) if listed == *self.listed => Ok(Weighed::Empty(incarnation)),
+            Ok(Answer::Empty { incarnation, listed }) if listed == *self.listed => {
+                Ok(Weighed::Empty(incarnation))
+            }
             Ok(Answer::Empty { listed, .. }) => {
-                let why = format!("it lists {listed:?}, this node {:?}: make the lists the same", self.listed);
+                let why =
+                    format!("it lists {listed:?}, this node {:?}: make the lists the same", self.listed);
                 self.reception.warn(by.0, "lists", || format!("{by} is not of the same cluster: {why}"));
                 Ok(Weighed::Nothing(why))
             }
-            Ok(Answer::Accept { .. } | Answer::Refuse(_)) => Ok(Weighed::Nothing("it makes no sense".to_owned())),
+            Ok(Answer::Accept { .. } | Answer::Refuse(_)) => {
+                Ok(Weighed::Nothing("it makes no sense".to_owned()))
+            }
             Err(DialError::Refused(Refusal::WrongIncarnation { expected })) => Err(self.wiped(by, expected)),
             Err(DialError::Refused(Refusal::UnknownMember)) => Err(self.formed_without(by)),
             Err(error) => {
@@ -273,7 +282,13 @@ impl Asking<'_> {
 
     fn hello(&self, to: NodeId) -> Hello {
         let Identity { member, incarnation, .. } = *self.identity;
-        Hello { cluster: None, member, incarnation, to, purpose: Purpose::Formation { listed: self.listed.clone() } }
+        Hello {
+            cluster: None,
+            member,
+            incarnation,
+            to,
+            purpose: Purpose::Formation { listed: self.listed.clone() },
+        }
     }
 
     fn wiped(&self, by: NodeId, expected: u64) -> FormationError {

@@ -181,7 +181,8 @@ pub fn open(disk: &dyn Disk, dir: &Path, member: NodeId, seed: u64) -> Result<Id
     }
     refuse_orphans(disk, dir)?;
     sync_ancestors(disk, dir)?;
-    let identity = Identity { member, incarnation: SplitMix::new(seed).draw(), cluster: None, log_created: false };
+    let identity =
+        Identity { member, incarnation: SplitMix::new(seed).draw(), cluster: None, log_created: false };
     store(disk, dir, &identity)?;
     Ok(identity)
 }

@@ -56,9 +56,9 @@ async fn receive_messages(shared: &Shared, mut accepted: Accepted) {
     };
     match ended {
         Ok(()) => tracing::debug!(peer = %from, remote, "the peer's stream ended"),
-        Err(error) => shared.reception.warn(from.0, error.name(), || {
-            format!("closed the stream of {from} at {remote}: {error}")
-        }),
+        Err(error) => shared
+            .reception
+            .warn(from.0, error.name(), || format!("closed the stream of {from} at {remote}: {error}")),
     }
 }
 
@@ -67,7 +67,9 @@ async fn receive_messages(shared: &Shared, mut accepted: Accepted) {
 enum Fault {
     #[error(transparent)]
     Frame(#[from] FrameError),
-    #[error("a message from {from} to {to} came over it: another member's or cluster's traffic goes to this address")]
+    #[error(
+        "a message from {from} to {to} came over it: another member's or cluster's traffic goes to this address"
+    )]
     Misdirected { from: NodeId, to: NodeId },
     #[error("nothing came over it for too long")]
     Idle,

@@ -149,7 +149,9 @@ impl Refusal {
             Self::Version { min, max } => format!(
                 "{to} speaks protocol versions {min} to {max}, {from} speaks others: upgrade the older program"
             ),
-            Self::NotFormed => format!("{to} is in no cluster yet: it joins when all listed members are reachable"),
+            Self::NotFormed => {
+                format!("{to} is in no cluster yet: it joins when all listed members are reachable")
+            }
             Self::WrongCluster { cluster } => format!(
                 "{to} is in cluster {}, {from} is not: one of them has another cluster's address or data directory",
                 ClusterId(*cluster)
@@ -218,7 +220,10 @@ pub(crate) async fn read_hello<R: AsyncRead + Unpin>(
 ///
 /// # Errors
 /// The stream broke.
-pub(crate) async fn write_answer<W: AsyncWrite + Unpin>(writer: &mut W, answer: &Answer) -> Result<(), FrameError> {
+pub(crate) async fn write_answer<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    answer: &Answer,
+) -> Result<(), FrameError> {
     let mut out = BytesMut::new();
     encode_frame(answer, HELLO_BYTES_MAX, &mut out)?;
     writer.write_all(&out).await?;
@@ -239,7 +244,10 @@ pub(crate) fn judge(local: &Identity, listed: &BTreeSet<NodeId>, hello: &Hello, 
         };
     };
     // One that asks whether there is a cluster may not know of it yet, but must not be in another.
-    if hello.cluster != Some(record.cluster) && !(forming && hello.cluster.is_none()) && !mutant!("cluster-mix") {
+    if hello.cluster != Some(record.cluster)
+        && !(forming && hello.cluster.is_none())
+        && !mutant!("cluster-mix")
+    {
         return Answer::Refuse(Refusal::WrongCluster { cluster: record.cluster });
     }
     if let Some(refusal) = check_member(record, hello.member, hello.incarnation) {
@@ -251,12 +259,7 @@ pub(crate) fn judge(local: &Identity, listed: &BTreeSet<NodeId>, hello: &Hello, 
     if !listed.contains(&hello.member) {
         return Answer::Refuse(Refusal::UnknownMember);
     }
-    Answer::Accept {
-        protocol,
-        cluster: record.cluster,
-        member: local.member,
-        incarnation: local.incarnation,
-    }
+    Answer::Accept { protocol, cluster: record.cluster, member: local.member, incarnation: local.incarnation }
 }
 
 /// Whether `member` is in the cluster, with the disk it joined with.
@@ -310,7 +313,13 @@ mod tests {
     }
 
     fn hello() -> Hello {
-        Hello { cluster: Some(77), member: NodeId(1), incarnation: 11, to: NodeId(2), purpose: Purpose::Messages }
+        Hello {
+            cluster: Some(77),
+            member: NodeId(1),
+            incarnation: 11,
+            to: NodeId(2),
+            purpose: Purpose::Messages,
+        }
     }
 
     fn refusal(local: &Identity, hello: &Hello) -> Refusal {
@@ -324,7 +333,10 @@ mod tests {
     fn a_peer_is_accepted_and_accepts() {
         for purpose in [Purpose::Messages, Purpose::Snapshot] {
             let answer = judge(&local(), &listed(), &Hello { purpose, ..hello() }, 1);
-            assert_eq!(answer, Answer::Accept { protocol: 1, cluster: 77, member: NodeId(2), incarnation: 22 });
+            assert_eq!(
+                answer,
+                Answer::Accept { protocol: 1, cluster: 77, member: NodeId(2), incarnation: 22 }
+            );
             assert_eq!(check_accept(&record(), NodeId(2), &answer), Ok(()));
         }
     }
@@ -362,10 +374,7 @@ mod tests {
         let formed_elsewhere = Hello { cluster: Some(5), ..ask.clone() };
         assert_eq!(refusal(&local(), &formed_elsewhere), Refusal::WrongCluster { cluster: 77 });
         let unformed = Identity { cluster: None, ..local() };
-        assert_eq!(
-            judge(&unformed, &listed(), &ask, 1),
-            Answer::Empty { incarnation: 22, listed: listed() }
-        );
+        assert_eq!(judge(&unformed, &listed(), &ask, 1), Answer::Empty { incarnation: 22, listed: listed() });
     }
 
     #[test]

@@ -68,7 +68,8 @@ impl InboxSender {
 /// A bounded way, as the options say.
 pub(super) fn channel(options: &PeerOptions) -> (InboxSender, IncomingReceiver) {
     let (sender, queue) = mpsc::channel(options.incoming_messages_max.max(1));
-    let bytes_max = u32::try_from(options.incoming_bytes_max).unwrap_or(u32::MAX).min(Semaphore::MAX_PERMITS as u32);
+    let bytes_max =
+        u32::try_from(options.incoming_bytes_max).unwrap_or(u32::MAX).min(Semaphore::MAX_PERMITS as u32);
     let bytes = Arc::new(Semaphore::new(bytes_max as usize));
     (InboxSender { queue: sender, bytes: Arc::clone(&bytes), bytes_max }, IncomingReceiver { queue, bytes })
 }

@@ -68,7 +68,13 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(shared: Arc<Shared>, to: NodeId, address: String, outbox: Arc<Outbox>, seed: u64) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        to: NodeId,
+        address: String,
+        outbox: Arc<Outbox>,
+        seed: u64,
+    ) -> Self {
         let backoff = Backoff::new(shared.options.backoff_min, shared.options.backoff_max, seed);
         Self { shared, to, address, outbox, backoff, told_unreachable: false }
     }

@@ -62,8 +62,8 @@ mod send;
 pub(crate) mod support;
 mod transfer;
 
-pub use inbox::IncomingReceiver;
 use inbox::InboxSender;
+pub use inbox::IncomingReceiver;
 use outbox::Outbox;
 use reception::Reception;
 use support::{Task, Tasks};

@@ -147,7 +147,12 @@ impl Outbox {
     /// Moves all control messages, and the first batch of appends, into the buffers, which must be empty; their
     /// memory is reused.
     pub(super) fn take(&self, control: &mut BytesMut, appends: &mut BytesMut) -> Taken {
-        assert!(control.is_empty() && appends.is_empty(), "taking over {} + {} bytes", control.len(), appends.len());
+        assert!(
+            control.is_empty() && appends.is_empty(),
+            "taking over {} + {} bytes",
+            control.len(),
+            appends.len()
+        );
         let mut state = self.lock();
         std::mem::swap(control, &mut state.control.frames);
         state.control.messages = 0;
@@ -200,7 +205,8 @@ mod tests {
     fn append(number: u64, bytes: usize) -> Message {
         let payload = Payload::Command(Bytes::from(vec![7; bytes]));
         let entry = Entry { term: Term(1), index: Index(number), payload };
-        let body = MessageBody::AppendEntries { prev: LogId::ZERO, entries: vec![entry], commit: Index(number) };
+        let body =
+            MessageBody::AppendEntries { prev: LogId::ZERO, entries: vec![entry], commit: Index(number) };
         Message { from: NodeId(1), to: NodeId(2), term: Term(1), body }
     }
 
@@ -297,7 +303,10 @@ mod tests {
         }
         outbox.push(&heartbeat(1));
         let (control, appends, _) = take(&outbox);
-        assert_eq!((control.as_slice(), appends.as_slice()), (["heartbeat 1".into()].as_slice(), ["append 1".into()].as_slice()));
+        assert_eq!(
+            (control.as_slice(), appends.as_slice()),
+            (["heartbeat 1".into()].as_slice(), ["append 1".into()].as_slice())
+        );
         for i in 0..10_000 {
             outbox.push(&heartbeat(i));
         }

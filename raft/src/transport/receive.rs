@@ -8,9 +8,9 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
 
-use super::reception::Accepted;
 use super::handshake::HELLO_BYTES_MAX;
 use super::link::TICKS;
+use super::reception::Accepted;
 use super::support::{Ticker, on_lane};
 use super::transfer::{Frame, Reply};
 use super::{Incoming, Shared};
@@ -63,7 +63,14 @@ enum Fault {
 /// Receives one snapshot over a greeted stream, makes it durable and hands it to the event loop.
 pub(super) async fn run(shared: &Shared, accepted: Accepted) {
     let (from, remote) = (accepted.from, accepted.remote.clone());
-    let mut pipe = Pipe { accepted, ticker: shared.ticker(), idle_ticks: 0, transfer: 0, staged: 0, out: BytesMut::new() };
+    let mut pipe = Pipe {
+        accepted,
+        ticker: shared.ticker(),
+        idle_ticks: 0,
+        transfer: 0,
+        staged: 0,
+        out: BytesMut::new(),
+    };
     let result = match pipe.begin().await {
         Ok((term, meta)) => match receive(shared, &mut pipe, term, &meta).await {
             Ok(file) => deliver(shared, &mut pipe, term, file).await,
@@ -72,12 +79,19 @@ pub(super) async fn run(shared: &Shared, accepted: Accepted) {
         Err(fault) => Err(fault),
     };
     let Err(fault) = result else { return };
-    shared.reception.warn(from.0, "receiving", || format!("a snapshot from {from} at {remote} was given up: {fault}"));
+    shared
+        .reception
+        .warn(from.0, "receiving", || format!("a snapshot from {from} at {remote} was given up: {fault}"));
     // So that the sender's log says why, too. It may be gone.
     let _ = pipe.reply(shared, &Reply::Failed { transfer: pipe.transfer, why: fault.to_string() }).await;
 }
 
-async fn receive(shared: &Shared, pipe: &mut Pipe, term: Term, meta: &SnapshotMeta) -> Result<SnapshotFile, Fault> {
+async fn receive(
+    shared: &Shared,
+    pipe: &mut Pipe,
+    term: Term,
+    meta: &SnapshotMeta,
+) -> Result<SnapshotFile, Fault> {
     let close = shared.receiving.enter(pipe.accepted.from, term)?;
     let result = tokio::select! {
         biased;

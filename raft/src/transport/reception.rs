@@ -11,7 +11,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::PeerOptions;
 use super::handshake::{
-    Answer, Greeting, HELLO_BYTES_MAX, Hello, PROTOCOL_MAX, PROTOCOL_MIN, Refusal, judge, read_hello, write_answer,
+    Answer, Greeting, HELLO_BYTES_MAX, Hello, PROTOCOL_MAX, PROTOCOL_MIN, Refusal, judge, read_hello,
+    write_answer,
 };
 use super::support::LogLimiter;
 use crate::clock::{SharedClock, sleep, timeout};
@@ -40,12 +41,12 @@ pub(crate) struct Stranger {
 }
 
 /// A stream after the handshake.
-pub(super) struct Accepted {
-    pub(super) reader: FrameReader<ReadHalf<BoxStream>>,
-    pub(super) writer: WriteHalf<BoxStream>,
-    pub(super) from: NodeId,
+pub(crate) struct Accepted {
+    pub(crate) reader: FrameReader<ReadHalf<BoxStream>>,
+    pub(crate) writer: WriteHalf<BoxStream>,
+    pub(crate) from: NodeId,
     /// The address of the other end, for logs.
-    pub(super) remote: String,
+    pub(crate) remote: String,
 }
 
 impl Reception {
@@ -97,7 +98,11 @@ impl Reception {
     /// Hears and answers a stranger. `None` if that was all: it was refused, or not understood, or silent.
     ///
     /// `listed` are the members that this node knows of.
-    pub(crate) async fn greet(&self, stranger: Stranger, listed: &BTreeSet<NodeId>) -> Option<(Hello, Accepted)> {
+    pub(crate) async fn greet(
+        &self,
+        stranger: Stranger,
+        listed: &BTreeSet<NodeId>,
+    ) -> Option<(Hello, Accepted)> {
         let Stranger { stream, remote, _place } = stranger;
         match timeout(&*self.clock, self.handshake_timeout, self.converse(stream, &remote, listed)).await {
             Ok(accepted) => accepted,

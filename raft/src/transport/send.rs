@@ -85,7 +85,9 @@ pub(super) fn start(shared: Arc<Shared>, order: Order, before: Option<Transfer>)
                 SnapshotOutcome::Delivered
             }
             Err(fault) => {
-                shared.reception.warn(to.0, "snapshot", || format!("snapshot {snapshot} did not reach {to}: {fault}"));
+                shared
+                    .reception
+                    .warn(to.0, "snapshot", || format!("snapshot {snapshot} did not reach {to}: {fault}"));
                 SnapshotOutcome::Failed
             }
         };
@@ -219,7 +221,11 @@ impl Pipe {
     }
 }
 
-async fn write_some(writer: &mut WriteHalf<BoxStream>, out: &mut BytesMut, unflushed: &mut bool) -> Result<(), Fault> {
+async fn write_some(
+    writer: &mut WriteHalf<BoxStream>,
+    out: &mut BytesMut,
+    unflushed: &mut bool,
+) -> Result<(), Fault> {
     let written = async {
         if out.is_empty() {
             writer.flush().await?;
