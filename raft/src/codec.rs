@@ -232,10 +232,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// # Errors
     /// Any [`FrameError`]; the stream is of no more use then.
     pub async fn read<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
-        Ok(match self.read_sized().await? {
-            Some((value, _)) => Some(value),
-            None => None,
-        })
+        Ok(self.read_sized().await?.map(|(value, _)| value))
     }
 
     /// Like [`read`](Self::read), and tells how many bytes the value took on the wire.

@@ -116,7 +116,13 @@ impl Backoff {
 /// Lets a log line through once in a while for each thing and member it speaks of, so that a peer that tries again
 /// and again does not fill the log.
 #[derive(Debug, Default)]
-pub(crate) struct LogLimiter(Mutex<BTreeMap<(u64, &'static str), (Monotonic, u64)>>);
+pub(crate) struct LogLimiter(Mutex<BTreeMap<Topic, Said>>);
+
+/// A member, or 0 for strangers, and what is said about it.
+type Topic = (u64, &'static str);
+
+/// When it was let through last, and how often it was held back since.
+type Said = (Monotonic, u64);
 
 impl LogLimiter {
     /// How long a line keeps quiet after it was let through.
