@@ -133,7 +133,10 @@ impl Log {
     pub(super) fn compaction_for(&self, bytes_max: u64) -> Index {
         let mut excess = self.bytes.saturating_sub(bytes_max);
         let mut through = self.prev.index;
-        for entry in self.entries.iter().take_while(|_| excess > 0) {
+        for entry in &self.entries {
+            if excess == 0 {
+                break;
+            }
             excess = excess.saturating_sub(entry.size_bytes());
             through = entry.index;
         }

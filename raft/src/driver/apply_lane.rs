@@ -33,14 +33,13 @@ pub(super) struct ApplyLane<S: StateMachine> {
 impl<S: StateMachine> ApplyLane<S> {
     pub(super) fn new(
         blocking: &SharedBlocking,
-        apply: Arc<dyn Lane>,
         machine: S,
         snapshots: Arc<SnapshotDir>,
         formed: Configuration,
         completions: mpsc::UnboundedSender<Completion>,
     ) -> Self {
         Self {
-            apply,
+            apply: blocking.lane("apply"),
             checkpoint: blocking.lane("checkpoint"),
             snapshot: blocking.lane("snapshot"),
             machine: Arc::new(Mutex::new(machine)),
@@ -136,7 +135,11 @@ fn snapshot_meta(applied: Applied, formed: &Configuration) -> SnapshotMeta {
     SnapshotMeta { last: applied.last, configuration }
 }
 
-fn write_snapshot(snapshots: &SnapshotDir, meta: &SnapshotMeta, job: SnapshotJob) -> Result<SnapshotFile, String> {
+fn write_snapshot(
+    snapshots: &SnapshotDir,
+    meta: &SnapshotMeta,
+    job: SnapshotJob,
+) -> Result<SnapshotFile, String> {
     let mut writer = snapshots.create(meta).map_err(|e| snapshot_failed(&e))?;
     job(&mut writer).map_err(|e| format!("the state machine: {e}"))?;
     writer.commit().map_err(|e| snapshot_failed(&e))

@@ -16,24 +16,22 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::blocking::Lane;
-use crate::core::{self, Boot, Configuration, Index, LogId, Raft, Term};
+use crate::core::{Boot, Configuration, Index, LogId, NodeId, Raft, Term};
 use crate::disk::{DirLock, SharedDisk};
-use crate::formation::{self, FormationError};
-use crate::identity::{Identity, IdentityError};
+use crate::formation::{self, FormationConfig, FormationError};
+use crate::identity::{self, Identity, IdentityError};
+use crate::net::Listener;
 use crate::snapshot::{SnapshotDir, SnapshotError};
 use crate::state_machine::{StateMachine, StateMachineError};
-use crate::transport::Transport;
+use crate::transport::{Transport, TransportConfig};
 use crate::wal::{Recovered, Wal, WalError, WalIdentity};
 
 use super::apply_lane::{ApplyLane, install_file};
 use super::event_loop::{EventLoop, Inputs, Parts, State};
-use super::handle::{Leadership, RaftHandle, StopReason};
+use super::handle::{Leadership, RaftHandle};
 use super::log_lane::LogLane;
 use super::options::{NodeOptions, Seams};
 use super::snapshots::Snapshots;
-
-/// Messages from peers that may wait for the event loop; beyond that the sockets are not read.
-const PEER_MESSAGES_MAX: usize = 4096;
 
 /// Why a node did not start. Each message names the thing and the mend.
 #[derive(Debug, thiserror::Error)]
@@ -132,31 +130,28 @@ where
         .listen(&options.listen)
         .await
         .map_err(|source| StartError::Listen { address: options.listen.clone(), source })?;
-    let identity = form(&options, &seams, identity, listener.as_mut()).await?;
-    let Some(record) = identity.cluster.clone() else {
-        return Err(StartError::Options("the cluster was not formed".to_owned()));
-    };
-
+    let identity = formation::form(formation_config(&options, &seams), identity, listener.as_mut()).await?;
+    let Some(record) = &identity.cluster else { panic!("formation ended without a cluster") };
+    let formed = Configuration::of_voters(record.members.keys().copied());
     let opened = {
         let (disk, options, identity) = (Arc::clone(&seams.disk), options.clone(), identity.clone());
-        on_lane(&wal_lane, move || open_storage(&disk, &options, identity, record.cluster, open)).await?
+        on_lane(&wal_lane, move || open_storage(&disk, &options, identity, open)).await?
     };
-    let formed = Configuration::of_voters(record.members.keys().copied());
     let raft = make_core(&options, &opened, &formed)?;
-    Ok(run(options, seams, lock, listener, identity, wal_lane, opened, formed, raft))
+    Ok(run(Ready { options, seams, lock, listener, identity, wal_lane, opened, formed, raft }))
 }
 
-/// Forms the cluster if this node is not part of one yet.
-async fn form(
-    options: &NodeOptions,
-    seams: &Seams,
-    identity: Identity,
-    listener: &mut dyn Listener,
-) -> Result<Identity, StartError> {
-    if identity.cluster.is_some() {
-        return Ok(identity);
+fn formation_config(options: &NodeOptions, seams: &Seams) -> FormationConfig {
+    FormationConfig {
+        clock: Arc::clone(&seams.clock),
+        net: Arc::clone(&seams.net),
+        disk: Arc::clone(&seams.disk),
+        blocking: Arc::clone(&seams.blocking),
+        data_dir: options.data_dir.clone(),
+        members: options.members.clone(),
+        options: options.peer.clone(),
+        seed: options.core.seed,
     }
-    todo!()
 }
 
 /// Opens what is on disk, on a lane.
@@ -164,9 +159,10 @@ fn open_storage<S: StateMachine>(
     disk: &SharedDisk,
     options: &NodeOptions,
     mut identity: Identity,
-    cluster: u128,
     open: impl FnOnce() -> Result<S, StateMachineError>,
 ) -> Result<Opened<S>, StartError> {
+    let Some(record) = &identity.cluster else { panic!("storage is opened after the cluster is formed") };
+    let cluster = record.cluster;
     let (logs, snapshots) = (options.data_dir.join("logs"), options.data_dir.join("snapshots"));
     let wal_identity = WalIdentity { cluster, member: identity.member, incarnation: identity.incarnation };
     if !identity.log_created {
@@ -176,7 +172,7 @@ fn open_storage<S: StateMachine>(
     }
     let (wal, recovered) = Wal::open(Arc::clone(disk), &logs, wal_identity, options.wal)?;
     if recovered.torn_bytes > 0 {
-        tracing::info!(bytes = recovered.torn_bytes, "cut the torn tail of the log: nobody was told about it");
+        tracing::info!(bytes = recovered.torn_bytes, "cut the torn tail of the log; nobody was told of it");
     }
     let snapshots = Arc::new(SnapshotDir::open(Arc::clone(disk), &snapshots, cluster)?);
     let mut opened = Opened { machine: open()?, wal, recovered, snapshots };
@@ -200,15 +196,69 @@ fn make_core<S: StateMachine>(
     Raft::new(options.core.clone(), boot).map_err(|error| StartError::Options(error.to_string()))
 }
 
-/// Sets the event loop going.
-fn run<S: StateMachine>(
+/// Everything that the event loop is made of.
+struct Ready<S> {
     options: NodeOptions,
     seams: Seams,
+    lock: DirLock,
+    listener: Box<dyn Listener>,
     identity: Identity,
-    disk: Storage<S>,
+    wal_lane: Arc<dyn Lane>,
+    opened: Opened<S>,
+    formed: Configuration,
     raft: Raft,
-) -> RaftHandle<S::Response> {
-    todo!()
+}
+
+/// Sets the event loop going.
+fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
+    let Ready { options, seams, lock, listener, identity, wal_lane, opened, formed, raft } = ready;
+    let Opened { machine, wal, snapshots, .. } = opened;
+    let (transport, peers) = Transport::start(
+        TransportConfig {
+            clock: Arc::clone(&seams.clock),
+            net: Arc::clone(&seams.net),
+            blocking: Arc::clone(&seams.blocking),
+            identity,
+            peers: options.members.clone(),
+            snapshots: Arc::clone(&snapshots),
+            options: options.peer.clone(),
+            seed: options.core.seed,
+        },
+        listener,
+    );
+    let (completed, completions) = mpsc::unbounded_channel();
+    let (requests_in, requests) = mpsc::channel(options.requests_max);
+    let (leadership_in, leadership) =
+        watch::channel(Leadership { term: raft.hard_state().term, ..Leadership::default() });
+    let (stopped_in, stopped) = watch::channel(None);
+    let applied = machine.applied().last;
+    let state =
+        State { applied, checkpoint: applied, checkpointing: false, wal: wal.stats(), unattested: false };
+    let parts = Parts {
+        raft,
+        transport,
+        log: LogLane::new(wal_lane, wal, completed.clone()),
+        snapshots: Snapshots::new(snapshots.newest(), options.snapshot_entries, options.snapshot_log_bytes),
+        apply: ApplyLane::new(&seams.blocking, machine, snapshots, formed, completed),
+        clock: seams.clock,
+        leadership: leadership_in,
+        state,
+    };
+    let handle = RaftHandle {
+        id: options.core.id,
+        command_bytes_max: options.command_bytes_max,
+        requests: requests_in,
+        leadership,
+        stopped,
+    };
+    let event_loop = EventLoop::new(options, parts);
+    tokio::spawn(async move {
+        let reason = event_loop.run(Inputs { completions, peers, requests }).await;
+        drop(lock);
+        // Nobody may be listening any more.
+        let _ = stopped_in.send(Some(Arc::new(reason)));
+    });
+    handle
 }
 
 /// Runs `job` on `lane` and waits for what it returns.
@@ -225,10 +275,11 @@ async fn on_lane<T: Send + 'static>(lane: &Arc<dyn Lane>, job: impl FnOnce() -> 
     }
 }
 
+/// Takes the directory for this process, and reads or draws the identity.
 fn open_identity(
     disk: &SharedDisk,
     dir: &Path,
-    id: core::NodeId,
+    id: NodeId,
     seed: u64,
 ) -> Result<(DirLock, Identity), StartError> {
     let at = |source| StartError::DataDir { path: dir.to_owned(), source };
@@ -237,7 +288,7 @@ fn open_identity(
         std::io::ErrorKind::WouldBlock => StartError::Locked { path: dir.to_owned() },
         _ => at(error),
     })?;
-    todo!()
+    Ok((lock, identity::open(disk.as_ref(), dir, id, seed)?))
 }
 
 /// Brings store and log together after a crash at any moment.

@@ -13,12 +13,12 @@ use tokio::sync::{mpsc, watch};
 
 use crate::clock::{BoxFuture, Monotonic, SharedClock};
 use crate::core::{
-    Event, LogId, Message, MessageBody, ProposeError as CoreProposeError, Raft, ReadIndexError, Ready, ReadyNumber,
-    RoleName, SnapshotMeta,
+    Event, LogId, Message, MessageBody, ProposeError as CoreProposeError, Raft, ReadIndexError, Ready,
+    ReadyNumber, RoleName, SnapshotMeta,
 };
 use crate::snapshot::SnapshotFile;
 use crate::state_machine::StateMachine;
-use crate::transport::{Incoming, Transport};
+use crate::transport::{Incoming, IncomingReceiver, Transport};
 use crate::wal::WalStats;
 
 use super::apply_lane::ApplyLane;
@@ -51,7 +51,7 @@ pub(super) enum Completion {
 /// Where the loop's inputs come from.
 pub(super) struct Inputs<R> {
     pub(super) completions: mpsc::UnboundedReceiver<Completion>,
-    pub(super) peers: mpsc::Receiver<Incoming>,
+    pub(super) peers: IncomingReceiver,
     pub(super) requests: mpsc::Receiver<Request<R>>,
 }
 
@@ -239,7 +239,9 @@ impl<S: StateMachine> EventLoop<S> {
         let context = self.reads.begin(waiters);
         match self.raft.read_index(context) {
             Ok(()) => {}
-            Err(ReadIndexError::NotLeader { hint }) => self.reads.fail(context, &ReadError::NotLeader { hint }),
+            Err(ReadIndexError::NotLeader { hint }) => {
+                self.reads.fail(context, &ReadError::NotLeader { hint })
+            }
             Err(ReadIndexError::Overloaded) => self.reads.fail(context, &ReadError::Overloaded),
         }
     }
@@ -393,7 +395,9 @@ impl<S: StateMachine> EventLoop<S> {
     fn begin_install(&mut self, number: ReadyNumber, meta: SnapshotMeta) {
         assert!(self.install.is_none(), "one snapshot at a time");
         let file = self.received.take().filter(|file| file.meta == meta);
-        let Some(file) = file else { panic!("the core accepted snapshot {} that was not received", meta.last) };
+        let Some(file) = file else {
+            panic!("the core accepted snapshot {} that was not received", meta.last)
+        };
         tracing::info!(last = %meta.last, bytes = file.bytes, "installing a snapshot");
         self.install = Some(Install { number, file: file.clone(), held: Vec::new() });
         self.apply.install(file);

@@ -84,7 +84,12 @@ pub struct NodeOptions {
 impl NodeOptions {
     /// Defaults for a real node.
     #[must_use]
-    pub fn new(core: core::Config, data_dir: PathBuf, listen: String, members: BTreeMap<NodeId, String>) -> Self {
+    pub fn new(
+        core: core::Config,
+        data_dir: PathBuf,
+        listen: String,
+        members: BTreeMap<NodeId, String>,
+    ) -> Self {
         const MIB: u64 = 1 << 20;
         Self {
             core,

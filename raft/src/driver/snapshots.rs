@@ -20,14 +20,7 @@ pub(super) struct Snapshots {
 
 impl Snapshots {
     pub(super) fn new(newest: Option<SnapshotFile>, entries_min: u64, log_bytes_min: u64) -> Self {
-        Self {
-            newest,
-            taking: false,
-            waiting: BTreeSet::new(),
-            log_bytes: 0,
-            entries_min,
-            log_bytes_min,
-        }
+        Self { newest, taking: false, waiting: BTreeSet::new(), log_bytes: 0, entries_min, log_bytes_min }
     }
 
     pub(super) fn newest(&self) -> Option<(LogId, u64)> {
@@ -128,6 +121,10 @@ mod tests {
         assert!(snapshots.for_peer(NodeId(3), Index(11)).is_none());
         assert_eq!(snapshots.taken(file(20, 1)), BTreeSet::from([NodeId(3)]));
         assert_eq!(snapshots.taken(file(15, 1)), BTreeSet::new());
-        assert_eq!(snapshots.newest_index(), Some(Index(20)), "an older file does not take the newest's place");
+        assert_eq!(
+            snapshots.newest_index(),
+            Some(Index(20)),
+            "an older file does not take the newest's place"
+        );
     }
 }
