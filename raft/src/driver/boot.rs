@@ -232,8 +232,14 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
         watch::channel(Leadership { term: raft.hard_state().term, ..Leadership::default() });
     let (stopped_in, stopped) = watch::channel(None);
     let applied = machine.applied().last;
-    let state =
-        State { applied, checkpoint: applied, checkpointing: false, wal: wal.stats(), unattested: false };
+    let state = State {
+        applied,
+        checkpoint: applied,
+        checkpointing: false,
+        unsaved_bytes: 0,
+        wal: wal.stats(),
+        unattested: false,
+    };
     let parts = Parts {
         raft,
         transport,
