@@ -1,3 +1,10 @@
 //! A replicated, multi-version key-value store.
 
+pub mod client;
 pub mod command;
+pub mod limits;
+pub mod state_machine;
+pub mod store;
+#[cfg(test)]
+mod testing;
+pub mod wire;

@@ -1,7 +1,10 @@
-//! Deterministic simulation of raftkv clusters.
+//! Deterministic simulation of raftkv clusters, and a checker of what their clients saw.
 
+pub mod checker;
+pub mod cli;
 #[cfg(madsim)]
 pub mod clock;
+pub mod history;
 pub mod nemesis;
 #[cfg(madsim)]
 pub mod network;

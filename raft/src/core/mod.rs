@@ -1,7 +1,299 @@
-//! placeholder
+//! Raft itself, without I/O: state in, effects out.
+//!
+//! The core knows no clock, disk, socket, thread or runtime. It is told that a tick went by, that a message came,
+//! that a write has reached the disk; it answers with a [`Ready`]: what to write, what to send, what to apply. So
+//! the whole of it runs in a unit test, in a message soup of many thousand schedules a minute, and inside a server,
+//! and is the same each time. It is `Clone + Eq + Hash`, so a model checker can walk it.
+//!
+//! # Shape
+//!
+//! [`Raft`] is what all roles share and one role with data of its own. The rules stand in these files, each with
+//! the section of Ongaro's dissertation ("Consensus: Bridging Theory and Practice", 2014) that it comes from:
+//!
+//! | file | rules |
+//! |---|---|
+//! | `step` | what a message must be; the term rule (§3.3), in this one place |
+//! | `election` | timeouts and votes (§3.4, §3.6.1), pre-vote (§9.6), stickiness (§4.2.3), check-quorum (§6.2), hand-over (§3.10) |
+//! | `replication` | a leader's pipeline (§3.5, §10.2.1) and the commit rule (§3.6.2) |
+//! | `append` | a follower's side of replication (§3.5) |
+//! | `read_index` | linearizable reads without the log (§6.4) |
+//! | `install` | snapshots for followers behind the compaction point (§5.3) |
+//! | `durability` | [`Ready`] out, [`Raft::persisted`] back: nothing counts before it is on disk (§3.8, §10.2.1) |
+//! | `log`, `configuration`, `progress`, `quorum` | small data structures, each tested against a dumb twin |
+//! | [`invariants`] | what must always hold, checked after every input in builds with debug assertions |
+//!
+//! # Use
+//!
+//! Feed inputs, then take a [`Ready`] while [`Raft::has_ready`]; the contract is in [`Ready`]'s documentation. Many
+//! inputs may go before one Ready: proposals are then packed into one AppendEntries a follower, and reads share one
+//! round.
+//!
+//! # Deliberately absent
+//!
+//! No synchronous mode: a leader writes its log while it replicates, and counts itself when the write is done. No
+//! timers per message: a lost message is found by the answers to the next heartbeat. No broadcast for a commit
+//! index alone: it travels with the next append or heartbeat, or at the next tick. Commit is not persisted: it is
+//! learnt again from the leader, and the state machine knows what it has applied.
+
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
+mod append;
+mod config;
+mod configuration;
+mod durability;
+mod election;
+mod error;
+mod install;
+pub mod invariants;
+mod log;
 mod message;
+mod progress;
+mod quorum;
+mod read_index;
 mod ready;
+mod replication;
+mod rng;
+mod role;
+mod shared;
+mod status;
+mod step;
 mod types;
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+pub use config::{Boot, Config, ConfigError};
+pub use error::{ProposeError, ReadIndexError, StepError};
 pub use message::*;
+pub use progress::ProgressState;
 pub use ready::*;
+pub use status::{PeerStatus, Status};
 pub use types::*;
+
+use configuration::Configurations;
+use log::Log;
+use rng::Rng;
+use role::{Follower, Role};
+use shared::{Outbox, Shared};
+
+/// One member's Raft. See the [module](self).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Raft {
+    shared: Shared,
+    role: Role,
+}
+
+impl Raft {
+    /// A core that goes on from what is durable on this node, as a follower.
+    ///
+    /// # Errors
+    /// A setting is out of its range, or hard state, log and applied position do not fit together.
+    pub fn new(config: Config, boot: Boot) -> Result<Self, ConfigError> {
+        config.check()?;
+        boot.check()?;
+        let log = Log::new(boot.prev, boot.entries);
+        let applied = boot.applied.index;
+        let mut configurations = Configurations::new(applied, boot.configuration);
+        for entry in log.entries().filter(|entry| entry.index > applied) {
+            configurations.appended(entry);
+        }
+        let mut shared = Shared {
+            rng: Rng::new(config.seed, config.id),
+            config,
+            hard_state: boot.hard_state,
+            hard_state_offered: boot.hard_state,
+            hard_state_durable: boot.hard_state,
+            log,
+            configurations,
+            commit: applied,
+            given: applied,
+            applied,
+            ready_number: ReadyNumber(0),
+            writes: VecDeque::new(),
+            outbox: Outbox::default(),
+        };
+        let timer = shared.draw_timer();
+        let raft = Self { shared, role: Role::Follower(Follower { leader: None, timer }) };
+        invariants::check(&raft);
+        Ok(raft)
+    }
+
+    /// One tick of the clock went by.
+    pub fn tick(&mut self) {
+        self.input(Self::on_tick);
+    }
+
+    /// A message came.
+    ///
+    /// # Errors
+    /// No correct peer sends such a message; the core is as it was.
+    pub fn step(&mut self, message: Message) -> Result<(), StepError> {
+        self.input(|raft| raft.on_message(message))
+    }
+
+    /// Appends a command to the log, if this node leads. It is committed once an entry of this very id comes out
+    /// in [`Ready::committed`]; if another entry comes at its index, it never will be.
+    ///
+    /// # Errors
+    /// Not the leader, or no room: nothing was appended.
+    pub fn propose(&mut self, command: Bytes) -> Result<LogId, ProposeError> {
+        self.input(|raft| raft.on_propose(command))
+    }
+
+    /// Begins a linearizable read, if this node leads (§6.4). It is decided by a [`ReadState`] of the same context.
+    ///
+    /// # Errors
+    /// Not the leader, or too many reads are waiting: no [`ReadState`] will come.
+    pub fn read_index(&mut self, context: u64) -> Result<(), ReadIndexError> {
+        self.input(|raft| raft.on_read_index(context))
+    }
+
+    /// All Readies up to `number` are durable.
+    pub fn persisted(&mut self, number: ReadyNumber) {
+        self.input(|raft| raft.on_persisted(number));
+    }
+
+    /// The state machine holds everything up to `index`.
+    pub fn applied(&mut self, index: Index) {
+        self.input(|raft| {
+            let given = raft.shared.given;
+            assert!(index <= given, "applied {index}, but only {given} was given out");
+            raft.shared.applied = raft.shared.applied.max(index);
+        });
+    }
+
+    /// Forgets the entries in memory up to `through`, which must be applied. Followers that need them get a
+    /// snapshot from now on.
+    pub fn compact(&mut self, through: Index) {
+        self.input(|raft| {
+            let applied = raft.shared.applied;
+            assert!(through <= applied, "compacting through {through}, applied is {applied}");
+            raft.shared.log.compact(through);
+            raft.shared.configurations.compacted(through);
+        });
+    }
+
+    /// Forgets applied entries, oldest first, until the log takes at most `bytes_max` in memory or nothing more is
+    /// applied.
+    pub fn compact_retaining(&mut self, bytes_max: u64) {
+        let through = self.shared.log.compaction_for(bytes_max).min(self.shared.applied);
+        if through > self.shared.log.prev().index {
+            self.compact(through);
+        }
+    }
+
+    /// Messages to `peer` may have been lost.
+    pub fn report_unreachable(&mut self, peer: NodeId) {
+        self.input(|raft| raft.on_unreachable(peer));
+    }
+
+    /// The transfer of a snapshot that [`Ready::send_snapshots`] asked for has ended. `last` is the last entry of
+    /// the snapshot that was sent.
+    pub fn report_snapshot(&mut self, peer: NodeId, outcome: SnapshotOutcome, last: Index) {
+        self.input(|raft| raft.on_snapshot_report(peer, outcome, last));
+    }
+
+    /// Begins an election as if the timeout had passed. Does nothing on a leader, or on a node that does not vote.
+    pub fn campaign(&mut self) {
+        self.input(Self::on_campaign);
+    }
+
+    /// Sets the present role's election timeout, which is otherwise random: for tests and models. The next role
+    /// draws its own again.
+    pub fn set_election_timeout(&mut self, ticks: u32) {
+        match &mut self.role {
+            Role::Follower(follower) => follower.timer.timeout = ticks,
+            Role::PreCandidate(campaign) | Role::Candidate(campaign) => campaign.timer.timeout = ticks,
+            Role::Leader(_) => {}
+        }
+    }
+
+    /// Whether [`Raft::ready`] would ask for anything.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        self.wants_ready()
+    }
+
+    /// What is to be done now; see [`Ready`] for the contract.
+    pub fn ready(&mut self) -> Ready {
+        self.input(Self::take_ready)
+    }
+
+    /// Whom this node believes to lead its term.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        match &self.role {
+            Role::Follower(follower) => follower.leader,
+            Role::PreCandidate(_) | Role::Candidate(_) => None,
+            Role::Leader(_) => Some(self.shared.id()),
+        }
+    }
+
+    /// The role's name.
+    #[must_use]
+    pub fn role(&self) -> RoleName {
+        self.role.name()
+    }
+
+    /// The current term and vote, durable or not.
+    #[must_use]
+    pub fn hard_state(&self) -> HardState {
+        self.shared.hard_state
+    }
+
+    /// The commit index.
+    #[must_use]
+    pub fn commit(&self) -> Index {
+        self.shared.commit
+    }
+
+    /// The first index in memory; one above the last if there is none.
+    #[must_use]
+    pub fn first_index(&self) -> Index {
+        self.shared.log.first_index()
+    }
+
+    /// The last entry of the log.
+    #[must_use]
+    pub fn last_log_id(&self) -> LogId {
+        self.shared.log.last()
+    }
+
+    /// The bytes of log in memory.
+    #[must_use]
+    pub fn log_bytes(&self) -> u64 {
+        self.shared.log.bytes()
+    }
+
+    /// The term of the entry at `index`, from the compaction point to the end of the log.
+    #[must_use]
+    pub fn term_at(&self, index: Index) -> Option<Term> {
+        self.shared.log.term_at(index)
+    }
+
+    /// The configuration in force: the latest in the log, committed or not (§4.1).
+    #[must_use]
+    pub fn configuration(&self) -> &Configuration {
+        self.shared.configurations.current()
+    }
+
+    /// The configuration in force at `index`: what a snapshot taken there must carry. `None` below the compaction
+    /// point, or below the applied position at boot.
+    #[must_use]
+    pub fn configuration_at(&self, index: Index) -> Option<&Configuration> {
+        self.shared.configurations.at(index)
+    }
+
+    /// Every input passes here, so that the invariants are checked after each.
+    fn input<T>(&mut self, change: impl FnOnce(&mut Self) -> T) -> T {
+        if !cfg!(debug_assertions) {
+            return change(self);
+        }
+        let before = invariants::Before::of(self);
+        let answer = change(self);
+        invariants::check(self);
+        before.compare(self);
+        answer
+    }
+}

@@ -1,1 +1,426 @@
-//! placeholder
+//! The durable log: term, vote and entries, on a disk that may lose or tear whatever was not synced.
+//!
+//! # What it is
+//! A directory of *segments*. Each is a file of fixed size, full of zeros or of an earlier use before it is written,
+//! so that an fsync of it changes no metadata. It begins with a header: whose log this is, the hard state at that
+//! time, and the entry before its first one. Records follow back to back: entries, hard states, and *marks* that
+//! tell how far the log was durable. The bytes are described in `format`.
+//!
+//! The log is the segments read in order. A segment whose `prev` lies inside what came before cuts the rest of
+//! that, so a cut is one new segment and is as atomic as one rename; so is the reset after a snapshot was
+//! installed, whose segment says that nothing before it counts.
+//!
+//! # Rules
+//! - Acknowledged is durable (§3.8 of Ongaro's dissertation; rule 1): [`Wal::append`] promises nothing,
+//!   [`Wal::sync`] does. One sync serves all appends before it, and one write too.
+//! - Structural changes (a new segment, a cut, a reset, a compaction) are durable when they return (rule 4). Before
+//!   a segment is begun, all that its `prev` stands on is synced. Segments leave the front of the log one by one,
+//!   each removal made durable before the next, so that no crash leaves a hole.
+//! - A record passes only in its own place: its checksum goes on from the record before it, and from a header whose
+//!   sequence number is never used twice. What an earlier use of the file left behind, or what was moved there by
+//!   a disk, does not pass.
+//! - Torn is not corrupt (rule 3). Whatever is bad behind the point up to which syncs are *known* to have completed
+//!   was promised to nobody and is cut; before it, the log does not open. See `recovery`.
+//! - Fail-stop (rule 2): after any failed call the log is poisoned, and every later call fails. Only a new process
+//!   looks again at what the disk holds.
+//! - A log that should be there and is not is an error, never an empty log: an empty log would forget its votes.
+//!
+//! # What it relies on
+//! A sector of 512 bytes is written whole or not at all, and a rename is atomic. A synced byte stays; where it does
+//! not, the checksums tell.
+//!
+//! # Deliberately absent
+//! Reading: the log since the last compaction is in the core's memory, and is read here only at recovery. Repair of
+//! damage from peers. Checksums that tell a *cut-off* log (an old copy restored) from a whole one.
+
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
+mod error;
+mod folder;
+mod format;
+mod recovery;
+mod tail;
+mod terms;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::path::Path;
+
+use crate::core::{Entry, HardState, Index, LogId, NodeId};
+use crate::disk::SharedDisk;
+use crate::mutant;
+
+pub use error::WalError;
+
+use error::Context;
+use folder::{Folder, Segment};
+use recovery::Survey;
+use tail::Tail;
+use terms::Terms;
+
+/// How the log uses its disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalOptions {
+    /// The size of a segment's file, in bytes. One that must hold a larger entry is made larger.
+    pub segment_bytes: u64,
+    /// How many files of old segments are kept to be used again. With 0, new segments are not prepared ahead.
+    pub recycled_max: usize,
+}
+
+impl Default for WalOptions {
+    fn default() -> Self {
+        Self { segment_bytes: 64 << 20, recycled_max: 2 }
+    }
+}
+
+/// Whose log it is; stands in every segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalIdentity {
+    /// The cluster.
+    pub cluster: u128,
+    /// The member of it.
+    pub member: NodeId,
+    /// The member's incarnation: drawn anew when its disk was empty.
+    pub incarnation: u64,
+}
+
+impl fmt::Display for WalIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "member {} of cluster {:032x}, incarnation {:016x}",
+            self.member, self.cluster, self.incarnation
+        )
+    }
+}
+
+/// What a log held when it was opened. All of it is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// Term and vote.
+    pub hard_state: HardState,
+    /// The entry before the first of `entries`: where the log was compacted or reset.
+    pub prev: LogId,
+    /// The entries, contiguous from `prev` on.
+    pub entries: Vec<Entry>,
+    /// How much had been written without being synced, and was cut; a lower bound.
+    pub torn_bytes: u64,
+}
+
+/// The log's extent, for status and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalStats {
+    /// What all files of the log take on disk.
+    pub bytes: u64,
+    /// Live segments.
+    pub segments: usize,
+    /// Files kept to be used again.
+    pub spares: usize,
+    /// The entry before the first.
+    pub prev: LogId,
+    /// The last entry; `prev` if there is none.
+    pub last: LogId,
+    /// Term and vote, as last appended.
+    pub hard_state: HardState,
+}
+
+/// The durable log of one node. Synchronous: it belongs on a lane of [`Blocking`](crate::blocking::Blocking).
+///
+/// Dropping it does no I/O. To close it well, call [`attest`](Self::attest) first.
+pub struct Wal {
+    folder: Folder,
+    /// Live segments, oldest first; the last one is open as `tail`. Invariant: never empty, and each one's `prev`
+    /// is the `last` of the one before, and lies behind that one's own `prev`.
+    segments: VecDeque<Segment>,
+    tail: Tail,
+    hard_state: HardState,
+    /// The last entry, or the `prev` of an empty log.
+    last: LogId,
+    terms: Terms,
+    /// The first failure, after which nothing is done any more.
+    poisoned: Option<String>,
+}
+
+impl Wal {
+    /// Whether there is a log in `dir`.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn exists(disk: &SharedDisk, dir: &Path) -> Result<bool, WalError> {
+        if !disk.exists(dir).during("look for", dir)? {
+            return Ok(false);
+        }
+        let names = disk.list(dir).during("list", dir)?;
+        Ok(names.iter().any(|name| folder::is_segment(name)))
+    }
+
+    /// Makes an empty log, durably, the directory included.
+    ///
+    /// A log that nothing was ever appended to is replaced, whatever cluster it was made for: forming a cluster may
+    /// have been broken off and begun anew.
+    ///
+    /// # Errors
+    /// There is a log with something in it, or the disk failed.
+    pub fn create(
+        disk: SharedDisk,
+        dir: &Path,
+        identity: WalIdentity,
+        options: WalOptions,
+    ) -> Result<Self, WalError> {
+        disk.create_dir_all(dir).during("create directory", dir)?;
+        let parent = dir.parent().unwrap_or(dir);
+        disk.sync_dir(parent).during("sync directory", parent)?;
+        let (mut folder, found) = Folder::open(disk, dir, identity, options)?;
+        for part in &found {
+            if !recovery::is_virgin(part)? {
+                return Err(WalError::AlreadyExists { dir: dir.to_owned() });
+            }
+        }
+        let begun = folder.begin(true, LogId::ZERO, HardState::default(), 0)?;
+        for old in found.iter().rev() {
+            folder.retire(&recovery::segment_of(old, 0))?;
+        }
+        let (segment, tail) = Tail::begun(begun, Vec::new());
+        Ok(Self {
+            folder,
+            segments: VecDeque::from([segment]),
+            tail,
+            hard_state: HardState::default(),
+            last: LogId::ZERO,
+            terms: Terms::starting_after(LogId::ZERO),
+            poisoned: None,
+        })
+    }
+
+    /// Opens the log and tells what it holds.
+    ///
+    /// # Errors
+    /// There is no log, it is another's, it is damaged, or the disk failed.
+    pub fn open(
+        disk: SharedDisk,
+        dir: &Path,
+        identity: WalIdentity,
+        options: WalOptions,
+    ) -> Result<(Self, Recovered), WalError> {
+        let missing = || WalError::Missing { dir: dir.to_owned() };
+        if !disk.exists(dir).during("look for", dir)? {
+            return Err(missing());
+        }
+        let (folder, found) = Folder::open(disk, dir, identity, options)?;
+        let survey = recovery::survey(&folder, found)?.ok_or_else(missing)?;
+        Self::resume(folder, survey)
+    }
+
+    /// Makes durable what was found, and goes on behind it.
+    ///
+    /// All of this may be broken off and done again: it repeats bytes that are there, adds a mark behind them, and
+    /// removes segments that do not count.
+    fn resume(mut folder: Folder, survey: Survey) -> Result<(Self, Recovered), WalError> {
+        let Survey { hard_state, prev, entries, live, dead, newest, bytes, scan, torn_bytes } = survey;
+        for segment in dead.iter().rev() {
+            folder.retire(segment)?;
+        }
+        let capacity = live.last().map_or(0, |segment| segment.bytes);
+        let last = entries.last().map_or(prev, Entry::log_id);
+        let mut tail = Tail::found(newest, scan, capacity);
+        let room = tail.has_room(0);
+        tail.settle(&bytes, last)?;
+        let terms = Terms::of(prev, &entries);
+        let mut wal = Self { folder, segments: live.into(), tail, hard_state, last, terms, poisoned: None };
+        if !room {
+            // Without a mark of this opening, leftovers of a torn tail could pass for records of this one.
+            wal.begin_segment(last, 0, false)?;
+        }
+        wal.tail.attest(last)?;
+        Ok((wal, Recovered { hard_state, prev, entries, torn_bytes }))
+    }
+
+    /// Appends `hard_state`, then `entries`, which are contiguous. If the log holds entries from the first one's
+    /// index on, they are cut first, durably. What is appended is durable after the next [`sync`](Self::sync).
+    ///
+    /// # Errors
+    /// The disk failed, now or before.
+    ///
+    /// # Panics
+    /// The entries are not contiguous with the log or among each other, reach behind its beginning, or a term goes
+    /// back: the caller has lost track of its log.
+    pub fn append(&mut self, hard_state: Option<HardState>, entries: &[Entry]) -> Result<(), WalError> {
+        self.guarded(|wal| wal.append_all(hard_state, entries))
+    }
+
+    fn append_all(&mut self, hard_state: Option<HardState>, entries: &[Entry]) -> Result<(), WalError> {
+        if let Some(new) = hard_state {
+            let old = self.hard_state;
+            assert!(old.term <= new.term, "the term goes back from {} to {}", old.term, new.term);
+            self.hard_state = new;
+        }
+        if let Some(first) = entries.first() {
+            self.cut_from(first.index)?;
+        }
+        // Before the entries: a torn tail then never holds an entry of a term that the node does not know of.
+        if let Some(new) = hard_state {
+            self.make_room(format::HARD_STATE_BYTES)?;
+            self.tail.put_hard_state(new, self.last);
+        }
+        for entry in entries {
+            let (last, id) = (self.last, entry.log_id());
+            assert!(id.index == last.index.next() && id.term >= last.term, "entry {id} behind entry {last}");
+            self.make_room(format::entry_bytes(entry))?;
+            self.tail.put_entry(entry, last)?;
+            self.terms.push(id);
+            self.last = id;
+        }
+        Ok(())
+    }
+
+    /// Cuts the log so that `from` is the next index.
+    fn cut_from(&mut self, from: Index) -> Result<(), WalError> {
+        if from > self.last.index {
+            return Ok(());
+        }
+        let prev = self.prev();
+        assert!(from > prev.index, "a cut from {from} on would reach behind {prev}, where the log begins");
+        let keep = LogId { term: self.terms.at(from.prev()), index: from.prev() };
+        self.begin_segment(keep, 0, false)
+    }
+
+    fn make_room(&mut self, record_bytes: u64) -> Result<(), WalError> {
+        if self.tail.has_room(record_bytes) {
+            return Ok(());
+        }
+        self.begin_segment(self.last, Tail::segment_bytes_for(record_bytes), false)
+    }
+
+    /// Begins a segment of at least `needed` bytes behind the entry `prev`, and cuts what the log holds behind
+    /// that; with `replace`, it holds nothing else any more.
+    fn begin_segment(&mut self, prev: LogId, needed: u64, replace: bool) -> Result<(), WalError> {
+        if !replace {
+            // The entries up to `prev` must not be lost once there is a segment that goes on behind them.
+            self.tail.sync()?;
+        }
+        let kept =
+            if replace { 0 } else { self.segments.iter().filter(|s| s.prev.index < prev.index).count() };
+        if mutant!("trunc-order") {
+            while self.segments.len() > kept {
+                let Some(segment) = self.segments.remove(kept) else { break };
+                self.folder.retire(&segment)?;
+            }
+        }
+        let begun = self.folder.begin(kept == 0, prev, self.hard_state, needed)?;
+        let buffer = self.tail.take_buffer();
+        let (segment, tail) = Tail::begun(begun, buffer);
+        self.tail = tail;
+        while self.segments.len() > kept
+            && let Some(segment) = self.segments.pop_back()
+        {
+            self.folder.retire(&segment)?;
+        }
+        if let Some(before) = self.segments.back_mut() {
+            before.last = prev;
+        }
+        self.segments.push_back(segment);
+        self.last = prev;
+        if replace {
+            self.terms = Terms::starting_after(prev);
+        } else {
+            self.terms.cut_behind(prev.index);
+        }
+        Ok(())
+    }
+
+    /// Makes all that was appended durable: at most one write and one fsync.
+    ///
+    /// # Errors
+    /// The disk failed, now or before.
+    pub fn sync(&mut self) -> Result<(), WalError> {
+        self.guarded(|wal| {
+            wal.tail.sync()?;
+            wal.folder.keep_pace(wal.tail.position())
+        })
+    }
+
+    /// Syncs, and records durably how far; does nothing if that is recorded. To be called soon after the log fell
+    /// idle and when it is closed: until then, damage to the last synced group looks like a torn tail.
+    ///
+    /// # Errors
+    /// The disk failed, now or before.
+    pub fn attest(&mut self) -> Result<(), WalError> {
+        self.guarded(|wal| wal.tail.attest(wal.last))
+    }
+
+    /// Lets go of the segments all of whose entries are at or before `through`; durable when it returns. The log
+    /// then begins at or before `through`.
+    ///
+    /// # Errors
+    /// The disk failed, now or before.
+    pub fn compact(&mut self, through: Index) -> Result<(), WalError> {
+        self.guarded(|wal| wal.compact_segments(through))
+    }
+
+    fn compact_segments(&mut self, through: Index) -> Result<(), WalError> {
+        let last = self.last.index;
+        assert!(through <= last, "compaction through {through}, but the log ends at {last}");
+        let full = self.segments.len().saturating_sub(1);
+        let unneeded = self.segments.iter().take(full).take_while(|s| s.last.index <= through).count();
+        for i in 0..unneeded {
+            let at = if mutant!("trunc-order") { unneeded - 1 - i } else { 0 };
+            if let Some(segment) = self.segments.remove(at) {
+                self.folder.retire(&segment)?;
+            }
+        }
+        self.terms.cut_before(self.prev().index);
+        Ok(())
+    }
+
+    /// Replaces the log by an empty one that begins after `prev`, and keeps the hard state: to be called once a
+    /// snapshot up to `prev` is installed. Durable when it returns; after a crash in between, the log is either
+    /// the old one or the new one. Doing it again changes nothing.
+    ///
+    /// # Errors
+    /// The disk failed, now or before.
+    pub fn reset(&mut self, prev: LogId) -> Result<(), WalError> {
+        self.guarded(|wal| {
+            if wal.prev() == prev && wal.last == prev {
+                return wal.tail.sync();
+            }
+            wal.begin_segment(prev, 0, true)
+        })
+    }
+
+    /// The log's extent.
+    #[must_use]
+    pub fn stats(&self) -> WalStats {
+        let live = self.segments.iter().map(|segment| segment.bytes).sum::<u64>();
+        WalStats {
+            bytes: live + self.folder.idle_bytes(),
+            segments: self.segments.len(),
+            spares: self.folder.spares(),
+            prev: self.prev(),
+            last: self.last,
+            hard_state: self.hard_state,
+        }
+    }
+
+    fn prev(&self) -> LogId {
+        self.segments.front().map_or(self.last, |segment| segment.prev)
+    }
+
+    /// Does `work`, unless an earlier call failed; if it fails, it is the last.
+    fn guarded(&mut self, work: impl FnOnce(&mut Self) -> Result<(), WalError>) -> Result<(), WalError> {
+        if let Some(cause) = &self.poisoned {
+            return Err(WalError::Poisoned { cause: cause.clone() });
+        }
+        work(self).inspect_err(|error| self.poisoned = Some(error.to_string()))
+    }
+}
+
+impl fmt::Debug for Wal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wal")
+            .field("stats", &self.stats())
+            .field("poisoned", &self.poisoned)
+            .finish_non_exhaustive()
+    }
+}

@@ -13,6 +13,10 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+mod real;
+
+pub use real::RealDisk;
+
 /// How to open a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
@@ -64,8 +68,9 @@ pub trait File: Send + Sync {
     /// As the operating system reports them.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
-    /// Reserves space for `len` bytes and writes zeros to them, so that later writes within it change no
-    /// metadata and their `fdatasync` needs no journal commit. Not durable until synced.
+    /// Extends the file to `len` bytes of reserved space with zeros really written to it, so that later writes
+    /// within it change no metadata and their `fdatasync` needs no journal commit. What the file already holds is
+    /// left alone; a file that is long enough is not touched. Not durable until synced.
     ///
     /// # Errors
     /// `StorageFull` if the space is not there.

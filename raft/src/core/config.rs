@@ -1,0 +1,133 @@
+//! What a core is started with, and what is wrong with it if it cannot start.
+
+use std::fmt;
+
+use super::types::{Configuration, Entry, HardState, LogId, NodeId};
+
+/// The settings of one core.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Config {
+    /// This node.
+    pub id: NodeId,
+    /// The least number of ticks without a leader before an election; the actual one is drawn from `n..2n` each
+    /// time (§3.4). Also the time for which a node that hears a leader refuses to help depose it (§4.2.3), and for
+    /// which a leader goes on without hearing a quorum (§6.2).
+    pub election_timeout_ticks: u32,
+    /// Ticks between heartbeats; less than the election timeout.
+    pub heartbeat_ticks: u32,
+    /// The most bytes of entries in one AppendEntries; a single larger entry still goes, alone.
+    pub append_bytes_max: u64,
+    /// The most AppendEntries on their way to one follower.
+    pub inflight_messages_max: usize,
+    /// The most bytes on their way to one follower; one message may overrun it.
+    pub inflight_bytes_max: u64,
+    /// The most bytes of log in memory: at this bound proposals are refused as `Overloaded` until
+    /// [`Raft::compact`](super::Raft::compact) makes room. The caller keeps less than this behind the applied index.
+    pub log_bytes_max: u64,
+    /// The most reads waiting for their round.
+    pub reads_pending_max: usize,
+    /// Whence election timeouts are drawn. Nodes may be given the same one.
+    pub seed: u64,
+}
+
+/// What a core begins with: what is durable on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// The durable term and vote.
+    pub hard_state: HardState,
+    /// The entry just before `entries`; at or below `applied`.
+    pub prev: LogId,
+    /// The durable log behind `prev`, contiguous.
+    pub entries: Vec<Entry>,
+    /// The last entry the state machine holds. It is committed, and is `prev` or one of `entries`.
+    pub applied: LogId,
+    /// The configuration in force at `applied`.
+    pub configuration: Configuration,
+}
+
+/// Why a core cannot start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigError {
+    /// A setting is out of its range.
+    Setting(&'static str),
+    /// The log has a gap or its terms decrease at this entry.
+    LogBroken(LogId),
+    /// The log's last entry is of a later term than the hard state.
+    TermBehindLog {
+        /// The hard state handed in.
+        hard_state: HardState,
+        /// The log's last entry.
+        last: LogId,
+    },
+    /// The state machine's last entry is not in the log.
+    AppliedNotInLog {
+        /// The state machine's last entry.
+        applied: LogId,
+        /// The entry before the log.
+        prev: LogId,
+        /// The log's last entry.
+        last: LogId,
+    },
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Setting(what) => write!(f, "bad setting: {what}"),
+            Self::LogBroken(at) => write!(f, "the log has a gap or a falling term at {at}"),
+            Self::TermBehindLog { hard_state, last } => {
+                write!(f, "the hard state's term {} is behind the log, which ends at {last}", hard_state.term)
+            }
+            Self::AppliedNotInLog { applied, prev, last } => {
+                write!(
+                    f,
+                    "the applied entry {applied} is not in the log, which reaches from {prev} to {last}"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let rules = [
+            (self.id.0 > 0, "id must be at least 1"),
+            (self.heartbeat_ticks > 0, "heartbeat_ticks must be at least 1"),
+            (
+                self.election_timeout_ticks > self.heartbeat_ticks,
+                "election_timeout_ticks must exceed heartbeat_ticks",
+            ),
+            (self.election_timeout_ticks <= u32::MAX / 2, "election_timeout_ticks is too large"),
+            (self.inflight_messages_max > 0, "inflight_messages_max must be at least 1"),
+            (self.inflight_bytes_max > 0, "inflight_bytes_max must be at least 1"),
+            (self.append_bytes_max > 0, "append_bytes_max must be at least 1"),
+        ];
+        match rules.iter().find(|(holds, _)| !holds) {
+            Some((_, what)) => Err(ConfigError::Setting(what)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Boot {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let mut last = self.prev;
+        for entry in &self.entries {
+            if entry.index != last.index.next() || entry.term < last.term {
+                return Err(ConfigError::LogBroken(entry.log_id()));
+            }
+            last = entry.log_id();
+        }
+        if self.hard_state.term < last.term {
+            return Err(ConfigError::TermBehindLog { hard_state: self.hard_state, last });
+        }
+        let holds_applied =
+            self.applied == self.prev || self.entries.iter().any(|entry| entry.log_id() == self.applied);
+        if !holds_applied {
+            return Err(ConfigError::AppliedNotInLog { applied: self.applied, prev: self.prev, last });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,203 @@
+//! The log in memory: every entry since the last compaction.
+//!
+//! A node keeps the recent log in memory and reads the durable one only when it starts; followers that are further
+//! behind get a snapshot (§5.3). The log knows three positions of its own: how far it reaches, how far it was
+//! handed out to be written (`offered`), and how far it is known to be on disk (`durable`). It knows nothing of
+//! commit.
+//!
+//! Terms never decrease along the log, so searching by term is a binary search.
+
+use std::collections::VecDeque;
+
+use super::types::{Entry, Index, LogId, Term};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Log {
+    /// The entry just before the first one in memory: the compaction point, or the last entry of a snapshot.
+    prev: LogId,
+    /// Invariant: contiguous from `prev.index + 1`, terms never decrease.
+    entries: VecDeque<Entry>,
+    /// Invariant: the sum of `size_bytes` of `entries`.
+    bytes: u64,
+    /// Handed out in a Ready, to be written. Invariant: `durable <= offered <= last`.
+    offered: Index,
+    /// Known to be on disk. Below `prev.index` exactly while a snapshot is being installed.
+    durable: Index,
+}
+
+impl Log {
+    /// A log of durable entries. The caller has checked that they are contiguous.
+    pub(super) fn new(prev: LogId, entries: Vec<Entry>) -> Self {
+        let bytes = entries.iter().map(Entry::size_bytes).sum();
+        let last = entries.last().map_or(prev.index, |entry| entry.index);
+        Self { prev, entries: entries.into(), bytes, offered: last, durable: last }
+    }
+
+    pub(super) fn prev(&self) -> LogId {
+        self.prev
+    }
+
+    pub(super) fn first_index(&self) -> Index {
+        self.prev.index.next()
+    }
+
+    pub(super) fn last(&self) -> LogId {
+        self.entries.back().map_or(self.prev, Entry::log_id)
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn offered(&self) -> Index {
+        self.offered
+    }
+
+    pub(super) fn durable(&self) -> Index {
+        self.durable
+    }
+
+    /// Whether the log begins behind a snapshot that is not durably installed yet.
+    pub(super) fn is_installing(&self) -> bool {
+        self.durable < self.prev.index
+    }
+
+    pub(super) fn entries(&self) -> impl DoubleEndedIterator<Item = &Entry> + ExactSizeIterator {
+        self.entries.iter()
+    }
+
+    /// The term of the entry at `index`: known from the compaction point to the end.
+    pub(super) fn term_at(&self, index: Index) -> Option<Term> {
+        if index == self.prev.index {
+            return Some(self.prev.term);
+        }
+        self.position(index).and_then(|at| self.entries.get(at)).map(|entry| entry.term)
+    }
+
+    /// Whether the log has exactly this entry.
+    pub(super) fn matches(&self, id: LogId) -> bool {
+        self.term_at(id.index) == Some(id.term)
+    }
+
+    /// The last entry whose index is at most `bound.index` and whose term is at most `bound.term`.
+    ///
+    /// This is the back-off by terms of §3.5: two logs cannot agree on an entry above it if one of them ends its
+    /// part of that term there. If even the compaction point is above the bound, the answer lies below it, with
+    /// term 0, and a leader finds that it must send a snapshot.
+    pub(super) fn last_within(&self, bound: LogId) -> LogId {
+        let within =
+            self.entries.partition_point(|entry| entry.index <= bound.index && entry.term <= bound.term);
+        if let Some(entry) = within.checked_sub(1).and_then(|at| self.entries.get(at)) {
+            return entry.log_id();
+        }
+        if self.prev.index <= bound.index && self.prev.term <= bound.term {
+            return self.prev;
+        }
+        LogId { term: Term(0), index: self.prev.index.prev().min(bound.index) }
+    }
+
+    /// Adds one entry at the end.
+    pub(super) fn append(&mut self, entry: Entry) {
+        let last = self.last();
+        assert!(entry.index == last.index.next(), "appending {:?} behind {last:?}", entry.log_id());
+        assert!(entry.term >= last.term, "appending {:?} behind {last:?}", entry.log_id());
+        self.bytes += entry.size_bytes();
+        self.entries.push_back(entry);
+    }
+
+    /// Cuts off the entries from `from` on.
+    pub(super) fn truncate(&mut self, from: Index) {
+        assert!(from > self.prev.index, "truncating from {from}, at or below {:?}", self.prev);
+        while let Some(entry) = self.entries.pop_back_if(|entry| entry.index >= from) {
+            self.bytes -= entry.size_bytes();
+        }
+        self.offered = self.offered.min(from.prev());
+        self.durable = self.durable.min(from.prev());
+    }
+
+    /// Forgets the entries up to `through`, which must be durable.
+    pub(super) fn compact(&mut self, through: Index) {
+        if through <= self.prev.index {
+            return;
+        }
+        assert!(through <= self.durable, "compacting through {through}, durable is {}", self.durable);
+        while let Some(entry) = self.entries.pop_front_if(|entry| entry.index <= through) {
+            self.prev = entry.log_id();
+            if !crate::mutant!("unbounded") {
+                self.bytes -= entry.size_bytes();
+            }
+        }
+    }
+
+    /// How far to compact so that the rest takes at most `bytes_max`.
+    pub(super) fn compaction_for(&self, bytes_max: u64) -> Index {
+        let mut excess = self.bytes.saturating_sub(bytes_max);
+        let mut through = self.prev.index;
+        for entry in &self.entries {
+            if excess == 0 {
+                break;
+            }
+            excess = excess.saturating_sub(entry.size_bytes());
+            through = entry.index;
+        }
+        through
+    }
+
+    /// Begins anew behind a snapshot that is yet to be made durable.
+    pub(super) fn reset(&mut self, prev: LogId) {
+        if crate::mutant!("snap-tail") && self.last().index > prev.index {
+            while let Some(entry) = self.entries.pop_front_if(|entry| entry.index <= prev.index) {
+                self.bytes -= entry.size_bytes();
+            }
+        } else {
+            self.entries.clear();
+            self.bytes = 0;
+        }
+        self.prev = prev;
+        self.offered = prev.index;
+        self.durable = Index::ZERO;
+    }
+
+    /// The entries not yet handed out to be written; they then count as handed out.
+    pub(super) fn offer(&mut self) -> Vec<Entry> {
+        let entries = self.between(self.offered, self.last().index);
+        self.offered = self.last().index;
+        entries
+    }
+
+    /// Notes that everything up to `index` is on disk.
+    pub(super) fn persisted(&mut self, index: Index) {
+        assert!(index <= self.offered, "persisted {index}, but only {} was handed out", self.offered);
+        self.durable = self.durable.max(index);
+    }
+
+    /// The entries above `after`, through `through`.
+    pub(super) fn between(&self, after: Index, through: Index) -> Vec<Entry> {
+        let from = self.position(after.next()).unwrap_or(0);
+        let count = usize::try_from(through.0.saturating_sub(after.0)).unwrap_or(usize::MAX);
+        self.entries.iter().skip(from).take(count).cloned().collect()
+    }
+
+    /// The entries from `from` on, as many as fit into `bytes_max`, but at least one.
+    pub(super) fn pack(&self, from: Index, bytes_max: u64) -> Vec<Entry> {
+        let Some(first) = self.position(from) else { return Vec::new() };
+        let mut packed = Vec::new();
+        let mut bytes = 0;
+        for entry in self.entries.iter().skip(first) {
+            if !packed.is_empty() && bytes + entry.size_bytes() > bytes_max {
+                if crate::mutant!("noncontig") {
+                    continue;
+                }
+                break;
+            }
+            bytes += entry.size_bytes();
+            packed.push(entry.clone());
+        }
+        packed
+    }
+
+    /// Where in `entries` the entry of `index` stands, or would stand behind the end.
+    fn position(&self, index: Index) -> Option<usize> {
+        index.0.checked_sub(self.prev.index.0 + 1).and_then(|at| usize::try_from(at).ok())
+    }
+}

@@ -1,0 +1,251 @@
+//! What a leader knows of one follower, and what it may send it.
+//!
+//! The dissertation gives a leader `next_index` and `match_index` for each follower (§3.5) and lets it pipeline
+//! (§10.2.1). As in etcd's raft, a follower is in one of three states: *probe*, one append at a time until the
+//! logs are known to meet; *replicate*, many appends in flight within a window; *snapshot*, none until the transfer
+//! has ended. Lost appends are found by the answers to the regular heartbeats, never by a timer per message.
+//!
+//! Late and duplicated answers are harmless: `matched` only grows, and a rejection counts only if it answers what
+//! was sent last (rule 6). Nothing here sends: [`replication`](super::replication) asks and tells.
+
+use std::collections::VecDeque;
+
+use super::types::{Index, LogId};
+
+/// The appends on their way to one follower.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Inflights {
+    /// The last index of each message and its size. Invariant: indexes ascend.
+    messages: VecDeque<(Index, u64)>,
+    /// Invariant: the sum of the sizes.
+    bytes: u64,
+    messages_max: usize,
+    bytes_max: u64,
+}
+
+impl Inflights {
+    pub(super) fn new(messages_max: usize, bytes_max: u64) -> Self {
+        Self { messages: VecDeque::new(), bytes: 0, messages_max, bytes_max }
+    }
+
+    /// Whether the window has no room. The last message may overrun the byte bound: else one larger than the
+    /// window could never be sent.
+    pub(super) fn is_full(&self) -> bool {
+        self.messages.len() >= self.messages_max || self.bytes >= self.bytes_max
+    }
+
+    fn add(&mut self, last: Index, bytes: u64) {
+        assert!(!self.is_full(), "{} messages, {} bytes already in flight", self.messages.len(), self.bytes);
+        self.messages.push_back((last, bytes));
+        self.bytes += bytes;
+    }
+
+    /// Frees every message that ends at or below `matched`.
+    fn free(&mut self, matched: Index) {
+        while let Some((_, bytes)) = self.messages.pop_front_if(|(last, _)| *last <= matched) {
+            self.bytes -= bytes;
+        }
+    }
+
+    fn clear(&mut self) {
+        self.messages.clear();
+        self.bytes = 0;
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// How a follower is being supplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum ProgressState {
+    /// One append at a time, to find where the logs meet.
+    Probe,
+    /// Appends in a pipeline.
+    Replicate,
+    /// A snapshot is on its way; no appends.
+    Snapshot,
+}
+
+/// What the leader knows of one follower.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Progress {
+    /// The follower durably holds the leader's log up to here. Invariant: `matched < next`; never falls.
+    pub(super) matched: Index,
+    /// The next entry to send. Invariant: `next <= last + 1`.
+    pub(super) next: Index,
+    pub(super) state: ProgressState,
+    /// Empty unless in `Replicate`.
+    pub(super) inflights: Inflights,
+    /// An append is wanted even without entries or room for them.
+    append_due: bool,
+    /// A regular heartbeat was sent and not yet answered.
+    heartbeat_open: bool,
+    /// Ticks since the follower last answered; what check-quorum counts.
+    pub(super) silent_ticks: u32,
+    /// The latest reading round it has answered.
+    pub(super) acked_round: u64,
+    /// The commit index last sent, as far as the follower could use it.
+    told_commit: Index,
+}
+
+impl Progress {
+    /// A follower of whom nothing is known but where to begin.
+    pub(super) fn new(next: Index, inflights: Inflights) -> Self {
+        Self {
+            matched: Index::ZERO,
+            next,
+            state: ProgressState::Probe,
+            inflights,
+            append_due: true,
+            heartbeat_open: false,
+            silent_ticks: 0,
+            acked_round: 0,
+            told_commit: Index::ZERO,
+        }
+    }
+
+    /// Whether an append should be sent now, to a log that ends at `last`.
+    pub(super) fn wants_append(&self, last: Index) -> bool {
+        match self.state {
+            ProgressState::Probe => self.append_due,
+            ProgressState::Replicate => self.append_due || self.has_room(last),
+            ProgressState::Snapshot => false,
+        }
+    }
+
+    /// Whether an append sent now may carry entries.
+    pub(super) fn may_carry_entries(&self) -> bool {
+        self.state == ProgressState::Probe || !self.inflights.is_full()
+    }
+
+    fn has_room(&self, last: Index) -> bool {
+        self.next <= last && !self.inflights.is_full()
+    }
+
+    /// An append went out whose last entry is `last` (its `prev` if it carries none).
+    pub(super) fn sent_append(&mut self, last: Index, bytes: u64, commit: Index) {
+        self.append_due = false;
+        self.told_commit = self.told_commit.max(commit.min(last));
+        if self.state == ProgressState::Replicate && last >= self.next {
+            self.inflights.add(last, bytes);
+            self.next = last.next();
+        }
+    }
+
+    /// A heartbeat went out; a `regular` one is also the question whether appends were lost.
+    pub(super) fn sent_heartbeat(&mut self, commit: Index, regular: bool) {
+        self.told_commit = self.told_commit.max(commit);
+        self.heartbeat_open |= regular;
+    }
+
+    /// A tick went by. A follower that could commit more is told so, if nothing else was sent that says it.
+    pub(super) fn tick(&mut self, commit: Index) {
+        self.silent_ticks = self.silent_ticks.saturating_add(1);
+        if self.state == ProgressState::Replicate && self.told_commit < commit.min(self.matched) {
+            self.append_due = true;
+        }
+    }
+
+    /// The follower answered, whatever it said.
+    pub(super) fn heard(&mut self) {
+        self.silent_ticks = 0;
+    }
+
+    /// The follower holds everything up to `matched`; says whether that is news.
+    ///
+    /// `reachable` is the compaction point: a follower at or above it needs no snapshot (any more).
+    pub(super) fn accepted(&mut self, matched: Index, reachable: Index) -> bool {
+        let is_news = matched > self.matched;
+        let settles_probe = self.state == ProgressState::Probe && matched >= self.matched;
+        let settles_snapshot = self.state == ProgressState::Snapshot && matched >= reachable;
+        if is_news || crate::mutant!("index-regress") {
+            self.matched = matched;
+            self.next = self.next.max(matched.next());
+            self.inflights.free(matched);
+        }
+        if settles_probe || settles_snapshot {
+            self.state = ProgressState::Replicate;
+            self.next = self.matched.next();
+            self.append_due = false;
+        }
+        is_news
+    }
+
+    /// The follower has no entry `prev_index` as it was named. `meet` is the last entry of the leader's log where
+    /// the two logs could still meet.
+    ///
+    /// A rejection that answers anything but the last question is ignored: it was answered before.
+    pub(super) fn rejected(&mut self, prev_index: Index, meet: LogId) {
+        if prev_index <= self.matched || prev_index >= self.next {
+            return;
+        }
+        match self.state {
+            ProgressState::Replicate => self.become_probe(),
+            ProgressState::Probe if prev_index == self.next.prev() => {
+                self.next = meet.index.next().min(prev_index).max(self.matched.next());
+                self.append_due = true;
+            }
+            ProgressState::Probe | ProgressState::Snapshot => {}
+        }
+    }
+
+    /// A heartbeat was answered: once for each regular one, see whether an append was lost.
+    pub(super) fn answered_heartbeat(&mut self, round: u64, regular_round: u64, last: Index) {
+        self.acked_round = self.acked_round.max(round);
+        if !self.heartbeat_open || round < regular_round {
+            return;
+        }
+        self.heartbeat_open = false;
+        match self.state {
+            ProgressState::Probe => self.append_due = true,
+            ProgressState::Replicate => self.append_due |= self.matched < last,
+            ProgressState::Snapshot => {}
+        }
+    }
+
+    /// Messages may have been lost. A probe is repeated anyway, and a transfer reports its own end.
+    pub(super) fn lost(&mut self) {
+        if self.state == ProgressState::Replicate {
+            self.become_probe();
+        }
+    }
+
+    /// Begin again behind what is known to have arrived.
+    fn become_probe(&mut self) {
+        self.state = ProgressState::Probe;
+        self.inflights.clear();
+        self.next = self.matched.next();
+        self.append_due = true;
+    }
+
+    /// A snapshot must come first.
+    pub(super) fn become_snapshot(&mut self) {
+        self.state = ProgressState::Snapshot;
+        self.inflights.clear();
+        self.append_due = false;
+    }
+
+    /// The transfer has ended; go on behind `delivered`, or where it was. The next append waits for a sign of life:
+    /// the acknowledgement of the install, or the answer to a heartbeat. Else a failing transfer would be asked for
+    /// again at once, for ever.
+    pub(super) fn snapshot_ended(&mut self, delivered: Option<Index>) {
+        if self.state != ProgressState::Snapshot {
+            return;
+        }
+        self.become_probe();
+        self.next = self.next.max(delivered.map_or(Index::ZERO, Index::next));
+        self.append_due = false;
+    }
+
+    /// Wait for the answer to a heartbeat before anything more is sent.
+    pub(super) fn pause(&mut self) {
+        self.append_due = false;
+    }
+}

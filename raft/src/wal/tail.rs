@@ -1,0 +1,186 @@
+//! The end of the log: the segment that is appended to.
+//!
+//! Records are collected in one buffer and written with one call when they are synced, however many appends they
+//! came from. Each such group begins with a mark that tells how far earlier syncs have come.
+
+use std::path::PathBuf;
+
+use crate::core::{Entry, HardState, LogId};
+use crate::disk::File;
+use crate::mutant;
+
+use super::WalError;
+use super::error::Context;
+use super::folder::{Begun, Found, Segment};
+use super::format::{self, HEADER_BYTES, MARK_BYTES, Mark, Salt};
+use super::recovery::Scan;
+
+/// The buffer is written out, without a sync, when it has come to this.
+const BUFFER_BYTES_MAX: usize = 1 << 20;
+
+pub(super) struct Tail {
+    file: Box<dyn File>,
+    path: PathBuf,
+    salt: Salt,
+    /// The length of the file.
+    capacity: u64,
+    chain: u32,
+    /// Records not yet written; they begin at `written`. Invariant: `written + buffer.len() <= capacity`.
+    buffer: Vec<u8>,
+    written: u64,
+    /// Everything before this is durable. Invariant: `synced <= written`.
+    synced: u64,
+    /// There is something synced that no mark tells of.
+    unattested: bool,
+    /// The group that is being collected has its mark.
+    marked: bool,
+    /// How often the segment was opened since it was begun.
+    openings: u32,
+}
+
+impl Tail {
+    /// Of a segment just begun. `buffer` is one to use again.
+    pub(super) fn begun(begun: Begun, buffer: Vec<u8>) -> (Segment, Self) {
+        let Begun { segment, file, salt } = begun;
+        let tail = Self {
+            file,
+            path: segment.path.clone(),
+            salt,
+            capacity: segment.bytes,
+            chain: salt.chain(),
+            buffer,
+            written: HEADER_BYTES,
+            synced: HEADER_BYTES,
+            unattested: false,
+            marked: false,
+            openings: 0,
+        };
+        (segment, tail)
+    }
+
+    /// Of a segment found at recovery, with the `bytes` of its file. Nothing in it behind the attested point is
+    /// taken for durable before [`settle`](Self::settle).
+    pub(super) fn found(found: Found, scan: Scan, capacity: u64) -> Self {
+        Self {
+            file: found.file,
+            path: found.path,
+            salt: found.salt,
+            capacity,
+            chain: scan.chain,
+            buffer: Vec::new(),
+            written: scan.end,
+            synced: scan.attested.min(scan.end),
+            unattested: true,
+            marked: false,
+            openings: scan.openings + 1,
+        }
+    }
+
+    /// Makes durable what recovery read, and sets a mark that tells the records of this opening from what a torn
+    /// tail left behind. `bytes` is the content of the file.
+    ///
+    /// The valid records behind the attested point are written once more, as they are: if their sync failed in an
+    /// earlier process, the page cache may hold them as clean although they never reached the disk, and a sync
+    /// alone would pass over them.
+    pub(super) fn settle(&mut self, bytes: &[u8], last: LogId) -> Result<(), WalError> {
+        let range = usize::try_from(self.synced).ok().zip(usize::try_from(self.written).ok());
+        let again = range.and_then(|(from, to)| bytes.get(from..to)).unwrap_or_default();
+        if mutant!("double-recovery") {
+            let zeros = vec![0; bytes.len().saturating_sub(HEADER_BYTES as usize)];
+            self.file.write_at(&zeros, HEADER_BYTES).during("write", &self.path)?;
+            let all = usize::try_from(self.written).ok().and_then(|to| bytes.get(HEADER_BYTES as usize..to));
+            self.file.write_at(all.unwrap_or_default(), HEADER_BYTES).during("write", &self.path)?;
+        }
+        if !again.is_empty() {
+            self.file.write_at(again, self.synced).during("write", &self.path)?;
+        }
+        if self.has_room(0) {
+            self.put_mark(last);
+        }
+        self.sync()?;
+        self.unattested = true;
+        Ok(())
+    }
+
+    /// Where the next record will stand.
+    pub(super) fn position(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
+    /// Whether a record of `bytes` fits, so that there is room for a mark before and another one behind it.
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
+        self.position() + bytes + 2 * MARK_BYTES <= self.capacity
+    }
+
+    /// How long a segment must be for [`has_room`](Self::has_room) of `bytes` in it.
+    pub(super) const fn segment_bytes_for(bytes: u64) -> u64 {
+        HEADER_BYTES + bytes + 2 * MARK_BYTES
+    }
+
+    pub(super) fn put_entry(&mut self, entry: &Entry, last: LogId) -> Result<(), WalError> {
+        self.open_group(last);
+        self.chain = format::put_entry(&mut self.buffer, self.chain, entry);
+        if self.buffer.len() >= BUFFER_BYTES_MAX { self.write() } else { Ok(()) }
+    }
+
+    pub(super) fn put_hard_state(&mut self, hard_state: HardState, last: LogId) {
+        self.open_group(last);
+        self.chain = format::put_hard_state_record(&mut self.buffer, self.chain, hard_state, last.index);
+    }
+
+    fn open_group(&mut self, last: LogId) {
+        if !self.marked {
+            self.put_mark(last);
+        }
+        self.unattested = true;
+    }
+
+    fn put_mark(&mut self, last: LogId) {
+        let mark = Mark { attested: self.synced, openings: self.openings };
+        let at = self.position();
+        self.chain = format::put_mark(&mut self.buffer, self.chain, mark, last, self.salt, at);
+        self.marked = true;
+        self.unattested = false;
+    }
+
+    /// Hands the buffer to the operating system.
+    fn write(&mut self) -> Result<(), WalError> {
+        assert!(self.position() <= self.capacity, "{} beyond {}", self.position(), self.capacity);
+        self.file.write_at(&self.buffer, self.written).during("write", &self.path)?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        // One huge entry must not hold its memory for ever.
+        self.buffer.shrink_to(2 * BUFFER_BYTES_MAX);
+        Ok(())
+    }
+
+    /// Makes everything put so far durable; does nothing if it is.
+    pub(super) fn sync(&mut self) -> Result<(), WalError> {
+        if !self.buffer.is_empty() {
+            self.write()?;
+        }
+        if self.synced < self.written {
+            self.file.sync_data().during("sync", &self.path)?;
+            self.synced = self.written;
+            self.marked = false;
+        }
+        Ok(())
+    }
+
+    /// Sets a mark that tells of all that is synced, unless the last one does or there is no room.
+    pub(super) fn attest(&mut self, last: LogId) -> Result<(), WalError> {
+        self.sync()?;
+        if self.unattested && self.position() + MARK_BYTES <= self.capacity {
+            self.put_mark(last);
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    /// The buffer, to be used again.
+    pub(super) fn take_buffer(&mut self) -> Vec<u8> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        buffer
+    }
+}

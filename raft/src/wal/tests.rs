@@ -1,0 +1,175 @@
+//! The log on the real disk; crashes and damage are tested on the simulated one, in `sim/tests/`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::core::{Configuration, Payload, Term};
+use crate::disk::RealDisk;
+
+const SMALL: WalOptions = WalOptions { segment_bytes: 4096, recycled_max: 2 };
+const IDENTITY: WalIdentity = WalIdentity { cluster: 0xc1, member: NodeId(1), incarnation: 0x1c };
+
+fn disk() -> SharedDisk {
+    Arc::new(RealDisk)
+}
+
+fn entry(term: u64, index: u64, bytes: usize) -> Entry {
+    let payload = match bytes {
+        0 => Payload::Noop,
+        1 => Payload::Configuration(Configuration::of_voters([NodeId(1), NodeId(2)])),
+        n => Payload::Command(Bytes::from(vec![index as u8; n])),
+    };
+    Entry { term: Term(term), index: Index(index), payload }
+}
+
+fn vote(term: u64, id: u64) -> HardState {
+    HardState { term: Term(term), voted_for: Some(NodeId(id)) }
+}
+
+struct Case {
+    _root: tempfile::TempDir,
+    dir: std::path::PathBuf,
+}
+
+impl Case {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("logs");
+        Self { _root: root, dir }
+    }
+
+    fn create(&self) -> Wal {
+        Wal::create(disk(), &self.dir, IDENTITY, SMALL).unwrap()
+    }
+
+    fn open(&self) -> (Wal, Recovered) {
+        Wal::open(disk(), &self.dir, IDENTITY, SMALL).unwrap()
+    }
+}
+
+#[test]
+fn what_was_synced_comes_back() {
+    let case = Case::new();
+    let mut wal = case.create();
+    let first = vec![entry(1, 1, 0), entry(1, 2, 1), entry(2, 3, 100)];
+    wal.append(Some(vote(2, 1)), &first).unwrap();
+    wal.append(None, &[entry(2, 4, 7)]).unwrap();
+    wal.sync().unwrap();
+    drop(wal);
+    let (_, recovered) = case.open();
+    let entries = [first, vec![entry(2, 4, 7)]].concat();
+    let expected = Recovered { hard_state: vote(2, 1), prev: LogId::ZERO, entries, torn_bytes: 0 };
+    assert_eq!(recovered, expected);
+    let (_, again) = case.open();
+    assert_eq!(again, expected);
+}
+
+#[test]
+fn a_conflicting_suffix_is_cut() {
+    let case = Case::new();
+    let mut wal = case.create();
+    wal.append(Some(vote(1, 1)), &(1..=9).map(|i| entry(1, i, 50)).collect::<Vec<_>>()).unwrap();
+    wal.sync().unwrap();
+    wal.append(Some(vote(3, 2)), &[entry(3, 5, 9), entry(3, 6, 9)]).unwrap();
+    wal.sync().unwrap();
+    drop(wal);
+    let (_, recovered) = case.open();
+    let mut expected: Vec<_> = (1..=4).map(|i| entry(1, i, 50)).collect();
+    expected.extend([entry(3, 5, 9), entry(3, 6, 9)]);
+    assert_eq!(recovered.entries, expected);
+    assert_eq!(recovered.hard_state, vote(3, 2));
+}
+
+#[test]
+fn segments_roll_are_compacted_and_used_again() {
+    let case = Case::new();
+    let mut wal = case.create();
+    for i in 1..=200 {
+        wal.append(None, &[entry(1, i, 300)]).unwrap();
+        wal.sync().unwrap();
+        if i > 40 {
+            wal.compact(Index(i - 20)).unwrap();
+            assert!(wal.stats().segments <= 4, "{:?}", wal.stats());
+            assert!(wal.stats().spares <= SMALL.recycled_max);
+        }
+    }
+    let prev = wal.stats().prev;
+    assert!(prev.index >= Index(160) && prev.index <= Index(180), "{prev}");
+    drop(wal);
+    let (wal, recovered) = case.open();
+    assert_eq!(recovered.prev, prev);
+    let expected: Vec<_> = (prev.index.0 + 1..=200).map(|i| entry(1, i, 300)).collect();
+    assert_eq!(recovered.entries, expected);
+    assert_eq!(wal.stats().last, LogId::new(1, 200));
+    let files = std::fs::read_dir(&case.dir).unwrap().count();
+    assert!(files <= 7, "{files} files");
+}
+
+#[test]
+fn an_entry_larger_than_a_segment_gets_a_larger_one() {
+    let case = Case::new();
+    let mut wal = case.create();
+    let entries = [entry(1, 1, 10), entry(1, 2, 3 << 20), entry(1, 3, 10), entry(1, 4, 9000)];
+    wal.append(None, &entries).unwrap();
+    wal.sync().unwrap();
+    drop(wal);
+    assert_eq!(case.open().1.entries, entries);
+}
+
+#[test]
+fn a_reset_log_begins_after_the_snapshot_and_keeps_the_vote() {
+    let case = Case::new();
+    let mut wal = case.create();
+    wal.append(Some(vote(4, 2)), &(1..=60).map(|i| entry(2, i, 200)).collect::<Vec<_>>()).unwrap();
+    wal.sync().unwrap();
+    for _ in 0..2 {
+        wal.reset(LogId::new(4, 1000)).unwrap();
+        assert_eq!(wal.stats().segments, 1);
+    }
+    wal.append(None, &[entry(4, 1001, 5)]).unwrap();
+    wal.sync().unwrap();
+    drop(wal);
+    let (_, recovered) = case.open();
+    let entries = vec![entry(4, 1001, 5)];
+    assert_eq!(
+        recovered,
+        Recovered { hard_state: vote(4, 2), prev: LogId::new(4, 1000), entries, torn_bytes: 0 }
+    );
+}
+
+#[test]
+fn a_missing_log_is_an_error_and_not_an_empty_log() {
+    let case = Case::new();
+    let missing = |case: &Case| Wal::open(disk(), &case.dir, IDENTITY, SMALL).err();
+    assert!(matches!(missing(&case), Some(WalError::Missing { .. })));
+    assert!(!Wal::exists(&disk(), &case.dir).unwrap());
+    std::fs::create_dir(&case.dir).unwrap();
+    assert!(matches!(missing(&case), Some(WalError::Missing { .. })));
+    assert!(!Wal::exists(&disk(), &case.dir).unwrap());
+    case.create();
+    assert!(Wal::exists(&disk(), &case.dir).unwrap());
+}
+
+#[test]
+fn creating_again_replaces_only_what_was_never_used() {
+    let case = Case::new();
+    case.create();
+    case.open();
+    let other = WalIdentity { cluster: 9, ..IDENTITY };
+    let mut wal = Wal::create(disk(), &case.dir, other, SMALL).unwrap();
+    let wrong = Wal::open(disk(), &case.dir, IDENTITY, SMALL).err().unwrap();
+    assert!(matches!(wrong, WalError::WrongIdentity { .. }), "{wrong}");
+    wal.append(Some(vote(1, 1)), &[]).unwrap();
+    wal.sync().unwrap();
+    let refused = Wal::create(disk(), &case.dir, other, SMALL).err().unwrap();
+    assert!(matches!(refused, WalError::AlreadyExists { .. }), "{refused}");
+}
+
+#[test]
+#[should_panic(expected = "entry 3@1 behind entry 1@1")]
+fn a_gap_is_a_bug_of_the_caller() {
+    let case = Case::new();
+    let _ = case.create().append(None, &[entry(1, 1, 0), entry(1, 3, 0)]);
+}
