@@ -320,7 +320,10 @@ mod tests {
     fn flags_may_stand_before_or_behind_the_key() {
         for line in ["raftkv get --endpoints a:1,b:2 k", "raftkv get k --endpoints a:1,b:2"] {
             let Command::Get(get) = Cli::parse_from(line.split(' ')).command else { panic!("{line}") };
-            assert_eq!((get.key.as_str(), get.client.endpoints), ("k", vec!["a:1".to_owned(), "b:2".to_owned()]));
+            assert_eq!(
+                (get.key.as_str(), get.client.endpoints),
+                ("k", vec!["a:1".to_owned(), "b:2".to_owned()])
+            );
         }
     }
 

@@ -41,7 +41,10 @@ fn yes_if(condition: bool) -> ExitCode {
 /// Writes a line of bytes.
 fn print(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    out.write_all(bytes).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()).map_err(Failure::Output)
+    out.write_all(bytes)
+        .and_then(|()| out.write_all(b"\n"))
+        .and_then(|()| out.flush())
+        .map_err(Failure::Output)
 }
 
 fn print_json(value: &Value) -> Result<(), Failure> {
@@ -168,7 +171,11 @@ pub(crate) async fn range(args: RangeArgs) -> Result<ExitCode, Failure> {
         print(result.count.to_string().as_bytes())?;
     } else {
         for kv in &result.kvs {
-            let line = if args.keys_only { kv.key.to_vec() } else { [&kv.key, b"\t".as_slice(), &kv.value].concat() };
+            let line = if args.keys_only {
+                kv.key.to_vec()
+            } else {
+                [&kv.key, b"\t".as_slice(), &kv.value].concat()
+            };
             print(&line)?;
         }
     }

@@ -206,7 +206,8 @@ impl NodeConfig {
             return wrong("the node has no id: set `id` in the configuration file, or --id".into());
         };
         let from_flags = flags.members.into_iter().map(|m| (m.id, m.addresses));
-        let from_file = file.members.into_iter().map(|m| (m.id, Addresses { peer: m.peer, client: m.client }));
+        let from_file =
+            file.members.into_iter().map(|m| (m.id, Addresses { peer: m.peer, client: m.client }));
         let listed: Vec<_> = from_flags.collect();
         let listed = if listed.is_empty() { from_file.collect() } else { listed };
         let members = members(listed)?;
@@ -246,7 +247,9 @@ impl NodeConfig {
         }
         let Limits { request_bytes, segment_bytes, .. } = self.limits;
         if !(1024..=8 << 20).contains(&request_bytes) {
-            return wrong(format!("limits.request_bytes is {request_bytes}; it must be between 1024 and 8388608"));
+            return wrong(format!(
+                "limits.request_bytes is {request_bytes}; it must be between 1024 and 8388608"
+            ));
         }
         if segment_bytes < 2 * request_bytes || segment_bytes > 1 << 30 {
             return wrong(format!(
@@ -285,7 +288,10 @@ pub(crate) const TICK: Duration = Duration::from_millis(TICK_MS);
 fn members(listed: Vec<(u64, Addresses)>) -> Result<BTreeMap<NodeId, Addresses>, ConfigError> {
     let wrong = |message: String| Err(ConfigError::Value(message));
     if listed.is_empty() {
-        return wrong("there are no members: list them as [[members]] in the configuration file, or with --member".into());
+        return wrong(
+            "there are no members: list them as [[members]] in the configuration file, or with --member"
+                .into(),
+        );
     }
     let mut members = BTreeMap::new();
     let mut taken = BTreeSet::new();
@@ -307,10 +313,13 @@ fn members(listed: Vec<(u64, Addresses)>) -> Result<BTreeMap<NodeId, Addresses>,
 }
 
 fn check_address(what: &str, address: &str) -> Result<(), ConfigError> {
-    let sound = address
-        .rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-    if sound { Ok(()) } else { Err(ConfigError::Value(format!("{what} is {address:?}; it must be HOST:PORT"))) }
+    let sound =
+        address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if sound {
+        Ok(())
+    } else {
+        Err(ConfigError::Value(format!("{what} is {address:?}; it must be HOST:PORT")))
+    }
 }
 
 fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {

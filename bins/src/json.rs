@@ -5,8 +5,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use kv::command::{
-    Compare, CompareTarget, DeleteRange, KeyRange, KeyValue, Put, Range, RangeResult, Relation, Txn, TxnOperation,
-    TxnResult,
+    Compare, CompareTarget, DeleteRange, KeyRange, KeyValue, Put, Range, RangeResult, Relation, Txn,
+    TxnOperation, TxnResult,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -49,7 +49,9 @@ pub(crate) fn txn_result(result: &TxnResult) -> Value {
     match result {
         TxnResult::Put { prev_kv: None } => json!({ "put": {} }),
         TxnResult::Put { prev_kv: Some(kv) } => json!({ "put": { "prev_kv": key_value(kv, true) } }),
-        TxnResult::Deleted { count, prev_kvs } if prev_kvs.is_empty() => json!({ "delete": { "deleted": count } }),
+        TxnResult::Deleted { count, prev_kvs } if prev_kvs.is_empty() => {
+            json!({ "delete": { "deleted": count } })
+        }
         TxnResult::Deleted { count, prev_kvs } => {
             json!({ "delete": { "deleted": count, "prev_kvs": key_values(prev_kvs, true) } })
         }
@@ -192,7 +194,9 @@ fn compare(text: CompareText) -> Result<Compare, String> {
         (None, None, Some(revision), None) => CompareTarget::CreateRevision(revision),
         (None, None, None, Some(revision)) => CompareTarget::ModRevision(revision),
         _ => {
-            return Err("a compare has one of `value`, `version`, `create_revision` and `mod_revision`".to_owned());
+            return Err(
+                "a compare has one of `value`, `version`, `create_revision` and `mod_revision`".to_owned()
+            );
         }
     };
     let relation = match text.relation {

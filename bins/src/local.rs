@@ -34,7 +34,8 @@ pub(crate) struct StopSignals {
 
 impl StopSignals {
     pub(crate) fn new() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).map_err(|e| Failure::Definite(format!("cannot wait for signals: {e}")));
+        let listen =
+            |kind| signal(kind).map_err(|e| Failure::Definite(format!("cannot wait for signals: {e}")));
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }
 
@@ -67,7 +68,13 @@ fn start(args: &LocalArgs, id: u16) -> Result<Node, Failure> {
     let failed = |error: std::io::Error| Failure::Definite(format!("cannot start node n{id}: {error}"));
     let data_dir = args.data_dir.join(format!("n{id}"));
     let mut command = Command::new(std::env::current_exe().map_err(failed)?);
-    command.arg("serve").arg("--id").arg(id.to_string()).arg("--data-dir").arg(&data_dir).arg("--stop-with-stdin");
+    command
+        .arg("serve")
+        .arg("--id")
+        .arg(id.to_string())
+        .arg("--data-dir")
+        .arg(&data_dir)
+        .arg("--stop-with-stdin");
     command.arg("--log-format").arg(args.log_format.to_string());
     for member in 1..=NODES {
         let (peer, client) = (peer_address(args.base_port, member), client_address(args.base_port, member));
@@ -76,7 +83,8 @@ fn start(args: &LocalArgs, id: u16) -> Result<Node, Failure> {
     if std::env::var_os("RUST_LOG").is_none() {
         command.env("RUST_LOG", "warn");
     }
-    let mut process = command.stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0).spawn().map_err(failed)?;
+    let mut process =
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0).spawn().map_err(failed)?;
     println!(
         "node n{id} started: process {}, clients {}, peers {}, data {}",
         process.id().unwrap_or(0),

@@ -124,7 +124,8 @@ fn json(answers: &[Answer]) -> Value {
 
 fn table(answers: &[Answer]) -> String {
     let header =
-        ["node", "endpoint", "role", "term", "commit", "applied", "revision", "log", "snapshot", "disk"].map(String::from);
+        ["node", "endpoint", "role", "term", "commit", "applied", "revision", "log", "snapshot", "disk"]
+            .map(String::from);
     let mut rows = vec![header.to_vec()];
     for answer in answers {
         rows.push(match &answer.report {
@@ -188,7 +189,11 @@ mod tests {
 
     #[test]
     fn a_deposed_leader_that_does_not_know_it_is_not_shown_as_the_leader() {
-        let answers = [report(1, RoleName::Leader, 3), report(2, RoleName::Leader, 4), report(3, RoleName::Follower, 4)];
+        let answers = [
+            report(1, RoleName::Leader, 3),
+            report(2, RoleName::Leader, 4),
+            report(3, RoleName::Follower, 4),
+        ];
         assert_eq!(leader(&answers).map(|r| r.id), Some(2));
         assert_eq!(json(&answers)["leader"], 2);
         assert!(leader(&answers[2..]).is_none());
@@ -207,6 +212,9 @@ mod tests {
 
     #[test]
     fn sizes_have_units() {
-        assert_eq!([0, 1023, 1536, 5 << 20, 3 << 40].map(size), ["0 B", "1023 B", "1.5 KiB", "5.0 MiB", "3.0 TiB"]);
+        assert_eq!(
+            [0, 1023, 1536, 5 << 20, 3 << 40].map(size),
+            ["0 B", "1023 B", "1.5 KiB", "5.0 MiB", "3.0 TiB"]
+        );
     }
 }

@@ -2,6 +2,9 @@
 
 pub mod client;
 pub mod command;
+pub mod limits;
+pub mod state_machine;
+pub mod store;
 #[cfg(test)]
 mod testing;
 pub mod wire;

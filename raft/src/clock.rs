@@ -62,7 +62,11 @@ pub struct Elapsed;
 ///
 /// # Errors
 /// [`Elapsed`] if the deadline came first. A future that is ready at the deadline wins.
-pub async fn timeout_at<F: Future>(clock: &dyn Clock, deadline: Monotonic, future: F) -> Result<F::Output, Elapsed> {
+pub async fn timeout_at<F: Future>(
+    clock: &dyn Clock,
+    deadline: Monotonic,
+    future: F,
+) -> Result<F::Output, Elapsed> {
     let mut future = pin!(future);
     let mut expired = clock.sleep_until(deadline);
     std::future::poll_fn(|cx| {
@@ -78,7 +82,11 @@ pub async fn timeout_at<F: Future>(clock: &dyn Clock, deadline: Monotonic, futur
 ///
 /// # Errors
 /// [`Elapsed`] if `duration` passed first.
-pub async fn timeout<F: Future>(clock: &dyn Clock, duration: Duration, future: F) -> Result<F::Output, Elapsed> {
+pub async fn timeout<F: Future>(
+    clock: &dyn Clock,
+    duration: Duration,
+    future: F,
+) -> Result<F::Output, Elapsed> {
     timeout_at(clock, clock.now() + duration, future).await
 }
 

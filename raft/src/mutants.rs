@@ -5,7 +5,9 @@
 //! code is not compiled in. A release build refuses the cfg, so that no server can carry one.
 
 #[cfg(all(mutants, not(debug_assertions)))]
-compile_error!("`--cfg mutants` plants bugs on purpose and is refused without debug assertions; use `cargo mutants-build`");
+compile_error!(
+    "`--cfg mutants` plants bugs on purpose and is refused without debug assertions; use `cargo mutants-build`"
+);
 
 /// Whether the planted bug `id` is chosen for this process.
 #[cfg(mutants)]

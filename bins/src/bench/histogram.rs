@@ -23,7 +23,9 @@ impl Histogram {
     /// The bucket of a value: values below 64 have their own, those above share one with what has the same six
     /// highest bits behind the first.
     fn bucket(ns: u64) -> usize {
-        let Some(shift) = ns.checked_ilog2().and_then(|bits| bits.checked_sub(STEP_BITS)) else { return ns as usize };
+        let Some(shift) = ns.checked_ilog2().and_then(|bits| bits.checked_sub(STEP_BITS)) else {
+            return ns as usize;
+        };
         (shift as usize + 1) * STEPS + ((ns >> shift) as usize - STEPS)
     }
 

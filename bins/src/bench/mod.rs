@@ -114,7 +114,8 @@ async fn fill(clients: &[Client], args: &Rc<BenchArgs>) -> Result<(), Failure> {
     let value = Bytes::from(vec![b'v'; args.value_size as usize]);
     let workers = 64;
     let tasks = (0..workers).map(|worker| {
-        let (client, value, keys) = (clients[worker as usize % clients.len()].clone(), value.clone(), args.keys);
+        let (client, value, keys) =
+            (clients[worker as usize % clients.len()].clone(), value.clone(), args.keys);
         tokio::task::spawn_local(async move {
             for number in (worker..keys).step_by(workers as usize) {
                 client.put(key(number), value.clone()).await?;
@@ -135,7 +136,11 @@ async fn show(progress: &ProgressBar, counts: &RefCell<Counts>, begun: Monotonic
         let counts = counts.borrow();
         let rate = counts.done() as f64 / elapsed.as_secs_f64();
         progress.set_position(elapsed.min(seconds).as_millis() as u64);
-        progress.set_message(format!("{} done, {rate:.0} per second, {} failed", counts.done(), counts.failed));
+        progress.set_message(format!(
+            "{} done, {rate:.0} per second, {} failed",
+            counts.done(),
+            counts.failed
+        ));
     }
 }
 
@@ -154,7 +159,9 @@ async fn run(args: Rc<BenchArgs>) -> Result<ExitCode, Failure> {
     let clients = (0..connections)
         .map(|n| client(&args.client, args.seed.wrapping_add(u64::from(n))))
         .collect::<Result<Vec<_>, _>>()?;
-    let Some(first) = clients.first() else { return Err(Failure::Definite("there are no clients".to_owned())) };
+    let Some(first) = clients.first() else {
+        return Err(Failure::Definite("there are no clients".to_owned()));
+    };
     let sync_error = |e| Failure::Definite(format!("fdatasync in {}: {e}", args.fdatasync_dir.display()));
     let before = fdatasync::measure(&args.fdatasync_dir, FDATASYNCS).map_err(sync_error)?;
 
@@ -178,7 +185,9 @@ async fn run(args: Rc<BenchArgs>) -> Result<ExitCode, Failure> {
     let end = begun + args.seconds;
     let tasks: Vec<_> = (0..u64::from(args.clients))
         .zip(clients.iter().cycle())
-        .map(|(n, client)| tokio::task::spawn_local(load(client.clone(), Rc::clone(&args), n, end, Rc::clone(&counts))))
+        .map(|(n, client)| {
+            tokio::task::spawn_local(load(client.clone(), Rc::clone(&args), n, end, Rc::clone(&counts)))
+        })
         .collect();
     tokio::select! {
         biased;
@@ -240,7 +249,12 @@ impl Report {
                 args.value_size,
                 self.elapsed.as_secs_f64()
             );
-            println!("  {} operations, {rate:.0} per second; {} failed, {} unknown", counts.done(), counts.failed, counts.unknown);
+            println!(
+                "  {} operations, {rate:.0} per second; {} failed, {} unknown",
+                counts.done(),
+                counts.failed,
+                counts.unknown
+            );
             for (name, histogram) in [("put", &counts.puts), ("get", &counts.gets)] {
                 if histogram.count() > 0 {
                     println!("  {name} latency ms: {}", latencies_text(histogram));

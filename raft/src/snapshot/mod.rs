@@ -59,6 +59,12 @@ pub struct SnapshotFile {
 }
 
 impl SnapshotFile {
+    /// One that is nowhere.
+    #[cfg(test)]
+    pub(crate) fn for_tests(meta: SnapshotMeta, bytes: u64) -> Self {
+        Self { meta, bytes, path: PathBuf::new() }
+    }
+
     /// Where it is, for messages.
     #[must_use]
     pub fn path(&self) -> &Path {
