@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use raft::core::{
-    Event, Index, Message, MessageBody, NodeId, ProposeError, ReadIndexError, RoleName, SnapshotMeta,
+    Event, Index, Message, MessageBody, NodeId, ProposeError, Raft, ReadIndexError, RoleName, SnapshotMeta,
     SnapshotOutcome,
 };
 
@@ -114,40 +114,54 @@ impl World {
         }
     }
 
+    /// One thing happens, somewhere where it can.
     fn act(&mut self) {
-        let node = self.rng.below(self.nodes.len());
         match self.rng.below(100) {
             0..45 => self.deliver_some(),
-            45..72 => self.take_ready(node),
-            72..80 => self.tick(node),
-            80..88 => self.lag_disk(node),
-            88..92 => self.apply(node),
-            92..95 => self.transfer(),
-            _ => self.disturb(node),
+            45..70 => self.at_some(|node| node.raft.as_ref().is_some_and(Raft::has_ready), Self::take_ready),
+            70..77 => self.at_some(|node| node.raft.is_some(), Self::tick),
+            77..85 => {
+                self.at_some(|node| !node.writes.is_empty() || node.unreported.is_some(), Self::lag_disk);
+            }
+            85..91 => self.at_some(|node| !node.to_apply.is_empty(), Self::apply),
+            91..95 => self.transfer(),
+            _ => self.disturb(),
         }
+        let leads = |node: &Node| node.raft.as_ref().is_some_and(|raft| raft.role() == RoleName::Leader);
         if self.rng.chance(self.plan.propose) {
-            self.propose(node);
+            self.at_some(leads, |world, node| _ = world.propose(node));
         }
         if self.rng.chance(self.plan.read) {
-            self.read(node);
+            self.at_some(leads, |world, node| _ = world.read(node));
         }
         if self.rng.chance(self.plan.compact) {
-            self.compact(node);
+            self.at_some(|node| node.raft.is_some(), Self::compact);
         }
         if self.rng.chance(self.plan.campaign) {
-            self.campaign(node);
+            self.at_some(|node| node.raft.is_some(), Self::campaign);
+        }
+        if self.rng.chance(self.plan.hand_over) {
+            self.at_some(leads, Self::hand_over);
         }
     }
 
-    fn disturb(&mut self, node: usize) {
-        if self.nodes[node].raft.is_none() {
-            if self.rng.chance(self.plan.restart * 10) {
-                self.restart(node);
-            }
-        } else if self.rng.chance(self.plan.crash * 10) {
-            self.crash(node);
+    /// Does something at a random node of those where it can be done.
+    fn at_some(&mut self, can: impl Fn(&Node) -> bool, action: impl FnOnce(&mut Self, usize)) {
+        let nodes: Vec<usize> = (0..self.nodes.len()).filter(|&node| can(&self.nodes[node])).collect();
+        if !nodes.is_empty() {
+            let node = *self.rng.pick(&nodes);
+            action(self, node);
         }
-        if self.rng.chance(self.plan.partition * 10) {
+    }
+
+    fn disturb(&mut self) {
+        if self.rng.chance(self.plan.restart) {
+            self.at_some(|node| node.raft.is_none(), Self::restart);
+        }
+        if self.rng.chance(self.plan.crash) {
+            self.at_some(|node| node.raft.is_some(), Self::crash);
+        }
+        if self.rng.chance(self.plan.partition) {
             self.partition();
         }
     }
@@ -207,20 +221,21 @@ impl World {
     }
 
     fn campaign(&mut self, node: usize) {
-        let count = self.nodes.len();
-        let from = self.nodes[node].id;
         let Some(raft) = self.nodes[node].raft.as_mut() else { return };
-        if raft.role() == RoleName::Leader && self.rng.chance(500) {
-            let to = NodeId(self.rng.below(count) as u64 + 1);
-            let term = raft.hard_state().term;
-            if to != from {
-                self.messages.push(Message { from, to, term, body: MessageBody::TimeoutNow });
-            }
-            return;
-        }
         trace!(self, "n{} campaigns", node + 1);
         raft.campaign();
         self.observe(node);
+    }
+
+    /// A leader asks another node to stand at once.
+    fn hand_over(&mut self, node: usize) {
+        let from = self.nodes[node].id;
+        let Some(raft) = &self.nodes[node].raft else { return };
+        let term = raft.hard_state().term;
+        let to = NodeId(self.rng.below(self.nodes.len()) as u64 + 1);
+        if to != from {
+            self.messages.push(Message { from, to, term, body: MessageBody::TimeoutNow });
+        }
     }
 
     fn take_ready(&mut self, node: usize) {
@@ -393,7 +408,7 @@ impl World {
     fn restart(&mut self, node: usize) {
         self.nodes[node].restart();
         let Node { id, machine, raft, .. } = &self.nodes[node];
-        trace!(self, "{id} restarts: {:?}", raft.as_ref().map(raft::core::Raft::status));
+        trace!(self, "{id} restarts: {:?}", raft.as_ref().map(Raft::status));
         self.checker.observe_state(*id, machine.last, machine.hash);
         self.observe(node);
     }
