@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use raft::core::{
-    Event, Index, Message, MessageBody, NodeId, ProposeError, Raft, ReadIndexError, RoleName, SnapshotMeta,
-    SnapshotOutcome,
+    Event, Index, LogId, Message, MessageBody, NodeId, ProposeError, Raft, ReadIndexError, RoleName,
+    SnapshotMeta, SnapshotOutcome, Term,
 };
 
 use crate::checker::{Checker, is_quorum};
@@ -298,7 +298,7 @@ impl World {
         self.observe(node);
     }
 
-    fn propose(&mut self, node: usize) -> Option<Index> {
+    fn propose(&mut self, node: usize) -> Option<LogId> {
         let raft = self.nodes[node].raft.as_mut()?;
         let size = self.rng.below(60);
         self.commands += 1;
@@ -307,7 +307,7 @@ impl World {
             Ok(id) => {
                 trace!(self, "n{} proposes {id}", node + 1);
                 self.observe(node);
-                Some(id.index)
+                Some(id)
             }
             Err(ProposeError::NotLeader { .. } | ProposeError::Overloaded) => None,
         }
@@ -458,22 +458,23 @@ impl World {
         self.plan.drop = 0;
         let members: Vec<usize> = core.iter().map(|id| id.0 as usize - 1).collect();
         let patience = 40 * self.plan.config.election_timeout_ticks;
-        let mut goal = None;
+        let mut goal: Option<(LogId, u64)> = None;
         for _ in 0..patience {
             for &node in &members {
                 self.nodes[node].raft.as_mut().unwrap().tick();
                 self.observe(node);
             }
             self.settle(&members);
-            if let Some((index, read)) = goal
-                && self.has_converged(&members, index, read)
+            if let Some((id, read)) = goal
+                && self.has_converged(&members, id.index, read)
             {
                 return;
             }
-            if goal.is_none() || !self.is_led(&members) {
+            // What was asked of a leader that has since been followed by another may be lost.
+            if goal.is_none_or(|(id, _)| !self.is_led_in(&members, id.term)) {
                 goal = members.iter().find_map(|&node| {
-                    let index = self.propose(node)?;
-                    self.read(node).then_some((index, self.reads_begun))
+                    let id = self.propose(node)?;
+                    self.read(node).then_some((id, self.reads_begun))
                 });
             }
         }
@@ -482,8 +483,9 @@ impl World {
         panic!("no progress in {patience} ticks after healing {core:?}, goal {goal:?}: {status:#?}");
     }
 
-    fn is_led(&self, members: &[usize]) -> bool {
-        members.iter().any(|&node| self.nodes[node].raft.as_ref().unwrap().role() == RoleName::Leader)
+    fn is_led_in(&self, members: &[usize], term: Term) -> bool {
+        let mut rafts = members.iter().filter_map(|&node| self.nodes[node].raft.as_ref());
+        rafts.any(|raft| raft.role() == RoleName::Leader && raft.hard_state().term == term)
     }
 
     fn draw_core(&mut self) -> BTreeSet<NodeId> {
@@ -512,9 +514,12 @@ impl World {
     }
 
     /// Delivers, writes and applies everything until nothing moves. It must come to rest: else answers beget
-    /// answers.
+    /// answers. A follower far behind takes a few passes for each entry, if an append carries no more.
     fn settle(&mut self, members: &[usize]) {
-        for _ in 0..400 {
+        let lasts =
+            self.nodes.iter().filter_map(|node| node.raft.as_ref()).map(|raft| raft.last_log_id().index.0);
+        let passes_max = 400 + 4 * lasts.max().unwrap_or(0);
+        for _ in 0..passes_max {
             let mut moved = !self.messages.is_empty() || !self.transfers.is_empty();
             for message in std::mem::take(&mut self.messages) {
                 self.deliver(message);
