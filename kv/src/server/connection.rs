@@ -14,12 +14,13 @@ use std::task::{Context, Poll};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use raft::clock::{self, BoxFuture};
+use raft::codec::FrameError;
 use raft::net::BoxStream;
 use tokio::sync::watch;
 
 use crate::wire::{
-    Answer, ClientHello, FRAME_BYTES_MAX, FrameStream, HELLO_BYTES_MAX, NotDone, Outcome, Request, ServerHello,
-    Unknown, WireError,
+    Answer, ClientHello, FRAME_BYTES_MAX, FrameStream, HELLO_BYTES_MAX, NotDone, Outcome,
+    REQUEST_OVERHEAD_BYTES, Request, ServerHello, Unknown, WireError,
 };
 
 use super::Phase;
@@ -27,8 +28,6 @@ use super::service::{Pending, Service, Started};
 
 /// With so much unsent, no more answers are collected and no more requests are read.
 const OUTPUT_BYTES_MAX: usize = 1 << 20;
-/// What a request's frame holds beside its body.
-const REQUEST_OVERHEAD_BYTES: usize = 16;
 
 /// Serves one client until it goes away, misbehaves, or the server closes.
 pub(super) async fn serve(
@@ -79,7 +78,8 @@ type PhaseFuture = BoxFuture<'static, (watch::Receiver<Phase>, Phase)>;
 async fn shake_hands(service: &Service, frames: &mut FrameStream) -> Result<bool, WireError> {
     let Some(hello) = frames.receive::<ClientHello>().await? else { return Ok(false) };
     let request_bytes_max = service.options.requests.request_bytes_max + super::ENCODING_BYTES;
-    let answer = ServerHello::answer(&hello, service.options.id, request_bytes_max as u64);
+    let request_bytes_max = u32::try_from(request_bytes_max).unwrap_or(FRAME_BYTES_MAX);
+    let answer = ServerHello::answer(&hello, service.options.id, u64::from(request_bytes_max));
     frames.push(&answer)?;
     frames.send().await?;
     if let ServerHello::Refused { reason } = answer {
@@ -118,7 +118,9 @@ impl Connection {
             return Poll::Ready(Ok(()));
         }
         if self.is_idle(cx) {
-            return Poll::Ready(Err(WireError::Protocol("nothing moved on the connection for too long".into())));
+            return Poll::Ready(Err(WireError::Protocol(
+                "nothing moved on the connection for too long".into(),
+            )));
         }
         loop {
             self.collect_answers(cx)?;
@@ -173,9 +175,9 @@ impl Connection {
 
     fn answer(&mut self, answer: &Answer) -> Result<(), WireError> {
         match self.frames.push(answer) {
-            Err(WireError::FrameTooLarge { .. }) => {
-                self.frames.push(&Answer { id: answer.id, outcome: Outcome::Unknown(Unknown::AnswerTooLarge) })
-            }
+            Err(WireError::Frame(FrameError::TooLarge { .. })) => self
+                .frames
+                .push(&Answer { id: answer.id, outcome: Outcome::Unknown(Unknown::AnswerTooLarge) }),
             result => result,
         }
     }

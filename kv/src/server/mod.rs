@@ -164,9 +164,13 @@ impl Server {
         self.accepting.abort();
         self.phase.send_replace(Phase::Draining);
         // Every connection holds a receiver.
-        let drained = clock::timeout(&*self.service.clock, self.service.options.shutdown_timeout, self.phase.closed());
+        let drained =
+            clock::timeout(&*self.service.clock, self.service.options.shutdown_timeout, self.phase.closed());
         if drained.await.is_err() {
-            tracing::warn!(connections = self.phase.receiver_count(), "some requests did not finish: closing them");
+            tracing::warn!(
+                connections = self.phase.receiver_count(),
+                "some requests did not finish: closing them"
+            );
         }
     }
 }
@@ -201,7 +205,9 @@ fn admit(service: &Arc<Service>, phase: &watch::Sender<Phase>, stream: BoxStream
     tokio::spawn(async move {
         match serving.await {
             Ok(()) => {}
-            Err(error) if error.is_garbage() => tracing::warn!(%from, %error, "a client's connection is closed"),
+            Err(error) if error.is_garbage() => {
+                tracing::warn!(%from, %error, "a client's connection is closed")
+            }
             Err(error) => tracing::debug!(%from, %error, "a client's connection ended"),
         }
     });

@@ -68,7 +68,9 @@ impl Node {
             Ok(machine)
         };
         let raft = driver::start(options, seams, open).await?;
-        let Some(reader) = opened.get().cloned() else { panic!("the node runs, but its state was never opened") };
+        let Some(reader) = opened.get().cloned() else {
+            panic!("the node runs, but its state was never opened")
+        };
         server.attach(raft.clone(), reader.clone());
         Ok(Self { raft, reader, server })
     }

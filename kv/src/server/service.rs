@@ -13,9 +13,11 @@ use raft::driver::{NodeStatus, ProposeError, RaftHandle, ReadError as ReadIndexE
 use tokio::sync::{oneshot, watch};
 
 use crate::command::{Command, CommandBody, KeyRange, Range, Response};
-use crate::limits::{LimitError, Limits};
+use crate::limits::LimitError;
 use crate::state_machine::{KvReader, ReadError, StoreStats};
-use crate::wire::{Answer, Member, NodeReport, NotDone, Outcome, PeerReport, Reply, Request, RequestBody, Unknown};
+use crate::wire::{
+    Answer, Member, NodeReport, NotDone, Outcome, PeerReport, Reply, Request, RequestBody, Unknown,
+};
 
 use super::ServerOptions;
 use super::cluster_time::ClusterTime;
@@ -74,7 +76,9 @@ impl Future for Pending {
                 };
                 Answer { id: *id, outcome }
             }),
-            Self::Other { id, outcome } => outcome.as_mut().poll(cx).map(|outcome| Answer { id: *id, outcome }),
+            Self::Other { id, outcome } => {
+                outcome.as_mut().poll(cx).map(|outcome| Answer { id: *id, outcome })
+            }
         }
     }
 }
@@ -108,7 +112,10 @@ impl Service {
         let leadership = raft.leadership();
         let mut changes = leadership.clone();
         // A second node behind one server would be a mistake in this crate.
-        assert!(self.node.set(Attached { raft, reader, leadership }).is_ok(), "the server has its node already");
+        assert!(
+            self.node.set(Attached { raft, reader, leadership }).is_ok(),
+            "the server has its node already"
+        );
         let service = Arc::downgrade(self);
         tokio::spawn(async move {
             loop {
@@ -148,7 +155,8 @@ impl Service {
             RequestBody::Members => Ok(Started::Answered(Answer { id, outcome: self.members() })),
             RequestBody::Status => Ok(self.status(id)),
         };
-        started.unwrap_or_else(|not_done| Started::Answered(Answer { id, outcome: Outcome::NotDone(not_done) }))
+        started
+            .unwrap_or_else(|not_done| Started::Answered(Answer { id, outcome: Outcome::NotDone(not_done) }))
     }
 
     /// The node, if it can begin something.
@@ -182,9 +190,9 @@ impl Service {
         let text = error.to_string();
         match error {
             ProposeError::NotLeader { hint } => Outcome::NotDone(self.not_leader(hint)),
-            ProposeError::Overloaded => {
-                Outcome::NotDone(NotDone::Overloaded { what: "too much waits to be committed or applied".into() })
-            }
+            ProposeError::Overloaded => Outcome::NotDone(NotDone::Overloaded {
+                what: "too much waits to be committed or applied".into(),
+            }),
             ProposeError::TooLarge { .. } => Outcome::NotDone(NotDone::TooLarge { reason: text }),
             ProposeError::Superseded => Outcome::NotDone(NotDone::Superseded),
             ProposeError::OutcomeUnknown => Outcome::Unknown(Unknown::Overtaken),
@@ -219,7 +227,9 @@ impl Service {
         Outcome::NotDone(match error {
             ReadIndexError::NotLeader { hint } => self.not_leader(hint),
             ReadIndexError::LeadershipLost => NotDone::Superseded,
-            ReadIndexError::Overloaded => NotDone::Overloaded { what: "too many reads wait to be confirmed".into() },
+            ReadIndexError::Overloaded => {
+                NotDone::Overloaded { what: "too many reads wait to be confirmed".into() }
+            }
             ReadIndexError::Stopped => NotDone::ShuttingDown,
         })
     }
@@ -228,7 +238,9 @@ impl Service {
     async fn scan(self: Arc<Self>, reader: KvReader, range: Range) -> Outcome {
         let service = Arc::clone(&self);
         // Only a process that is going down does not do the job.
-        on_lane(&self.lane, move || service.read(&reader, &range)).await.unwrap_or(Outcome::NotDone(NotDone::ShuttingDown))
+        on_lane(&self.lane, move || service.read(&reader, &range))
+            .await
+            .unwrap_or(Outcome::NotDone(NotDone::ShuttingDown))
     }
 
     fn read(&self, reader: &KvReader, range: &Range) -> Outcome {
@@ -254,7 +266,8 @@ impl Service {
     fn members(&self) -> Outcome {
         let leader = self.node.get().and_then(|node| node.leadership.borrow().leader);
         let members = self.options.clients.iter();
-        let members = members.map(|(&id, client)| Member { id, client: client.clone(), leader: leader == Some(id) });
+        let members =
+            members.map(|(&id, client)| Member { id, client: client.clone(), leader: leader == Some(id) });
         Outcome::Done(Reply::Members(members.collect()))
     }
 
@@ -279,7 +292,9 @@ impl Service {
         let (reader, disk_bytes) = (node.reader.clone(), self.options.process.disk_bytes.clone());
         report.revision = reader.revision();
         report.compacted = reader.compacted();
-        let measured = on_lane(&self.lane, move || (reader.stats().ok(), disk_bytes.and_then(|measure| measure()))).await;
+        let measured =
+            on_lane(&self.lane, move || (reader.stats().ok(), disk_bytes.and_then(|measure| measure())))
+                .await;
         if let Some((stats, disk_bytes)) = measured {
             let stats: Option<StoreStats> = stats;
             report.store_bytes = stats.map_or(0, |stats| stats.disk_bytes);
@@ -300,7 +315,8 @@ fn tell_status(report: &mut NodeReport, status: NodeStatus) {
     report.last = core.last.index.0;
     report.log_bytes = status.wal_bytes;
     report.log_segments = status.wal_segments;
-    (report.snapshot, report.snapshot_bytes) = status.snapshot.map_or((0, 0), |(last, bytes)| (last.index.0, bytes));
+    (report.snapshot, report.snapshot_bytes) =
+        status.snapshot.map_or((0, 0), |(last, bytes)| (last.index.0, bytes));
     report.checkpoint = status.checkpoint.index.0;
     report.voters = status.configuration.voters.iter().map(|id| id.0).collect();
     report.learners = status.configuration.learners.iter().map(|id| id.0).collect();
@@ -318,14 +334,17 @@ fn over_limit(error: LimitError) -> NotDone {
     let reason = error.to_string();
     match error {
         LimitError::KeyEmpty => NotDone::Invalid { reason },
-        LimitError::KeyTooLong { .. } | LimitError::RequestTooLarge { .. } | LimitError::TooManyOperations { .. } => {
-            NotDone::TooLarge { reason }
-        }
+        LimitError::KeyTooLong { .. }
+        | LimitError::RequestTooLarge { .. }
+        | LimitError::TooManyOperations { .. } => NotDone::TooLarge { reason },
     }
 }
 
 /// Runs `job` on `lane`. `None` if the lane is gone before it is done.
-async fn on_lane<T: Send + 'static>(lane: &Arc<dyn Lane>, job: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+async fn on_lane<T: Send + 'static>(
+    lane: &Arc<dyn Lane>,
+    job: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     let (sender, receiver) = oneshot::channel();
     lane.submit(Box::new(move || {
         // Whoever asked may have gone away.

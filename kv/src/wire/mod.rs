@@ -18,7 +18,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{CommandBody, Range, RangeResult, Refusal, Response, Revision};
 
-pub(crate) use stream::encode;
 pub use stream::{FrameStream, WireError};
 
 /// The first bytes of a [`ClientHello`]: tells a client of this store from whatever else may knock.
@@ -31,11 +30,11 @@ pub const PROTOCOL_MIN: u16 = 1;
 pub const PROTOCOL_MAX: u16 = 1;
 
 /// Frames of the handshake are at most this long, so that a stranger cannot make a server wait for a large one.
-pub const HELLO_BYTES_MAX: usize = 512;
+pub const HELLO_BYTES_MAX: u32 = 512;
 
 /// No frame is longer than this. Servers take far shorter requests (see [`ServerHello::Welcome`]); answers may be
 /// longer than requests, because a transaction may read a lot.
-pub const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const FRAME_BYTES_MAX: u32 = 16 * 1024 * 1024;
 
 /// How a client introduces itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +91,9 @@ impl ServerHello {
         Self::Welcome { protocol: max.min(PROTOCOL_MAX), node, request_bytes_max }
     }
 }
+
+/// What a request's frame holds beside its body, at most.
+pub(crate) const REQUEST_OVERHEAD_BYTES: u32 = 16;
 
 /// One request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

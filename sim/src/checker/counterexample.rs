@@ -6,7 +6,7 @@ use super::{Entry, Patience, partition};
 use crate::history::History;
 
 /// Operations on one key that have no order, as few as could be found.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize)]
 pub struct Counterexample {
     /// The key.
     pub key: String,
