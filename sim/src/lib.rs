@@ -1,1 +1,3 @@
-//! placeholder
+//! Deterministic simulation of raftkv clusters.
+
+pub mod disk;
