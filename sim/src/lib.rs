@@ -4,6 +4,7 @@ pub mod checker;
 pub mod cli;
 #[cfg(madsim)]
 pub mod clock;
+pub mod disk;
 pub mod history;
 pub mod nemesis;
 #[cfg(madsim)]
