@@ -52,7 +52,10 @@ fn check_all(rule: impl Fn(&str, &str) -> Vec<String>) {
 }
 
 fn is_test_code(name: &str) -> bool {
-    name.contains("/tests/") || name.ends_with("/tests.rs") || name.contains("/examples/") || name.contains("/benches/")
+    name.contains("/tests/")
+        || name.ends_with("/tests.rs")
+        || name.contains("/examples/")
+        || name.contains("/benches/")
 }
 
 /// The text without what stands behind `#[cfg(test)]` at the left margin: tests come last in a file.
@@ -85,10 +88,11 @@ fn functions_are_short(name: &str, text: &str) -> Vec<String> {
             continue;
         }
         let code = line.trim_start();
-        let is_function = ["fn ", "pub fn ", "pub(super) fn ", "pub(crate) fn ", "async fn ", "pub async fn "]
-            .iter()
-            .chain(&["pub(super) async fn ", "pub(crate) async fn ", "const fn ", "pub const fn "])
-            .any(|start| code.starts_with(start));
+        let is_function =
+            ["fn ", "pub fn ", "pub(super) fn ", "pub(crate) fn ", "async fn ", "pub async fn "]
+                .iter()
+                .chain(&["pub(super) async fn ", "pub(crate) async fn ", "const fn ", "pub const fn "])
+                .any(|start| code.starts_with(start));
         if is_function && !code.ends_with(';') && !code.ends_with('}') {
             open = Some((number, indent, code.to_owned()));
         }
@@ -118,8 +122,23 @@ fn directions_hold(name: &str, text: &str) -> Vec<String> {
     let banned: &[&str] = if is_test_code(name) {
         &[]
     } else if name.starts_with("raft/src/core/") {
-        &["tokio", "crate::wal", "crate::driver", "crate::transport", "crate::disk", "crate::net", "crate::clock",
-            "crate::snapshot", "crate::codec", "std::thread", "std::time", "std::fs", "std::net", "tracing::", "postcard"]
+        &[
+            "tokio",
+            "crate::wal",
+            "crate::driver",
+            "crate::transport",
+            "crate::disk",
+            "crate::net",
+            "crate::clock",
+            "crate::snapshot",
+            "crate::codec",
+            "std::thread",
+            "std::time",
+            "std::fs",
+            "std::net",
+            "tracing::",
+            "postcard",
+        ]
     } else if name.starts_with("raft/src/wal/") {
         &["crate::transport", "crate::driver", "tokio", "kv::", "raftkv_sim"]
     } else if name.starts_with("raft/src/transport/") {
@@ -140,7 +159,8 @@ fn directions_hold(name: &str, text: &str) -> Vec<String> {
         let code = line.split("//").next().unwrap_or_default();
         for word in banned {
             if code.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).any(|token| {
-                token == word.trim_end_matches(':') || token.starts_with(&format!("{}::", word.trim_end_matches(':')))
+                token == word.trim_end_matches(':')
+                    || token.starts_with(&format!("{}::", word.trim_end_matches(':')))
             }) {
                 complaints.push(format!("{name}:{}: this room may not use `{word}`", number + 1));
             }
@@ -181,7 +201,11 @@ fn files() {
 
 #[test]
 fn functions() {
-    check_all(|name, text| if is_test_code(name) { Vec::new() } else { functions_are_short(name, without_tests(text)) });
+    check_all(
+        |name, text| {
+            if is_test_code(name) { Vec::new() } else { functions_are_short(name, without_tests(text)) }
+        },
+    );
 }
 
 #[test]
