@@ -1,6 +1,11 @@
 //! A replicated, multi-version key-value store.
 
+pub mod client;
 pub mod command;
 pub mod limits;
+pub mod server;
 pub mod state_machine;
 pub mod store;
+#[cfg(test)]
+mod testing;
+pub mod wire;

@@ -10,7 +10,9 @@
 //! | [`codec`] | bytes and back, for frames, log records and files |
 //! | [`wal`] | the durable log: term, vote and entries |
 //! | [`snapshot`] | snapshot files: written, verified, read in chunks |
+//! | [`identity`] | which member of which cluster a data directory belongs to |
 //! | [`transport`] | peers over byte streams: handshake, framing, one bounded queue a peer |
+//! | [`formation`] | how a cluster comes to be, once |
 //! | [`state_machine`] | what the user brings |
 //! | [`driver`] | the event loop that feeds the core and carries out its effects |
 //!
@@ -33,7 +35,13 @@ pub mod disk;
 #[cfg(feature = "node")]
 pub mod driver;
 #[cfg(feature = "node")]
+pub mod formation;
+#[cfg(feature = "node")]
+pub mod identity;
+#[cfg(feature = "node")]
 pub mod net;
+#[cfg(feature = "node")]
+mod random;
 #[cfg(feature = "node")]
 pub mod snapshot;
 #[cfg(feature = "node")]

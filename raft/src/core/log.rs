@@ -129,6 +129,20 @@ impl Log {
         }
     }
 
+    /// How far to compact so that the rest takes at most `bytes_max`.
+    pub(super) fn compaction_for(&self, bytes_max: u64) -> Index {
+        let mut excess = self.bytes.saturating_sub(bytes_max);
+        let mut through = self.prev.index;
+        for entry in &self.entries {
+            if excess == 0 {
+                break;
+            }
+            excess = excess.saturating_sub(entry.size_bytes());
+            through = entry.index;
+        }
+        through
+    }
+
     /// Begins anew behind a snapshot that is yet to be made durable.
     pub(super) fn reset(&mut self, prev: LogId) {
         if crate::mutant!("snap-tail") && self.last().index > prev.index {

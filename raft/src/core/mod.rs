@@ -174,6 +174,15 @@ impl Raft {
         });
     }
 
+    /// Forgets applied entries, oldest first, until the log takes at most `bytes_max` in memory or nothing more is
+    /// applied.
+    pub fn compact_retaining(&mut self, bytes_max: u64) {
+        let through = self.shared.log.compaction_for(bytes_max).min(self.shared.applied);
+        if through > self.shared.log.prev().index {
+            self.compact(through);
+        }
+    }
+
     /// Messages to `peer` may have been lost.
     pub fn report_unreachable(&mut self, peer: NodeId) {
         self.input(|raft| raft.on_unreachable(peer));

@@ -1,1 +1,28 @@
-//! placeholder
+//! A running node: the event loop that feeds the core and carries out its effects.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`boot`](self) (`boot.rs`) | opens a data directory, forms or joins the cluster, brings store and log together |
+//! | `event_loop.rs` | the one task that owns the core |
+//! | `log_lane.rs` | the write side of the log: group commit |
+//! | `apply_lane.rs` | the state machine: apply, checkpoints, snapshots, install |
+//! | `snapshots.rs` | when a snapshot file is due, and who waits for one |
+//! | `waiters.rs` | who waits for which proposal or read |
+//! | `handle.rs` | how the rest of the process talks to the node |
+//!
+//! [`start`] makes a node of a state machine; [`RaftHandle`] is what it is used by.
+
+mod apply_lane;
+mod boot;
+mod event_loop;
+mod handle;
+mod log_lane;
+mod options;
+mod snapshots;
+mod status;
+mod waiters;
+
+pub use boot::{StartError, start};
+pub use handle::{Leadership, ProposeError, RaftHandle, ReadError, StopReason};
+pub use options::{NodeOptions, Observer, Seams};
+pub use status::NodeStatus;

@@ -1,1 +1,366 @@
-//! placeholder
+//! Peers over byte streams: handshake, framing, one bounded queue a peer, snapshots on streams of their own.
+//!
+//! # Streams
+//!
+//! Every stream has one direction. A node dials each of its peers and sends on the stream it dialled; answers
+//! travel on the stream that the peer dialled in its turn. So there is never a question of which of two crossing
+//! connections to keep, and what one end knows about a stream (connected, full, broken) is about sending alone.
+//! Against the direction travel only the answer to the handshake and answers to pings.
+//!
+//! A snapshot travels on a stream of its own, so that gigabytes do not stand before heartbeats.
+//!
+//! # Rules
+//!
+//! - [`Transport::send`] never waits. What cannot be queued is dropped: Raft sends again what matters. The loss is
+//!   reported as [`Incoming::Unreachable`], once, not for each message.
+//! - Every queue is bounded, in messages and in bytes. Votes, heartbeats and answers have a share of their own and
+//!   go ahead of appends: a follower that is slow to take entries must still hear that its leader lives.
+//!   Among themselves the messages of either kind keep their order.
+//! - A reader that finds the event loop behind waits for it and does not read on; TCP makes the sender wait.
+//! - Who speaks is settled once, in the [handshake](handshake), by cluster, member and incarnation; every message is
+//!   then checked against it (rule 6). A connection that breaks a rule is closed with one line in the log.
+//! - A silent stream is a broken one: both ends expect a ping or its answer within `read_idle_max`.
+//! - Reordering and loss are the core's to bear, corruption is not: every frame has a checksum.
+//!
+//! # What is deliberately absent
+//!
+//! Encryption (its own issue); compression; resending; acknowledgement of messages; membership (the driver tells by
+//! [`Transport::set_peer`] and [`Transport::remove_peer`] who is a peer).
+//!
+//! # Bounds
+//!
+//! | queue | bound | when full |
+//! |---|---|---|
+//! | appends to one peer | `queue_messages_max`, `queue_bytes_max` | dropped, `Unreachable` |
+//! | all else to one peer | 1,024 messages, 256 KiB | dropped, `Unreachable` |
+//! | to the event loop | `incoming_messages_max`, `incoming_bytes_max` | the readers wait |
+//! | streams not greeted yet | `handshakes_max` | new ones are closed |
+//! | snapshots being received | 1 | a newer one takes the place of the older |
+//! | snapshots being sent | 1 a peer | a newer one takes the place of the older |
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::blocking::{Lane, SharedBlocking};
+use crate::clock::SharedClock;
+use crate::core::{LogId, Message, NodeId, SnapshotOutcome, Term};
+use crate::identity::{ClusterRecord, Identity};
+use crate::net::{Listener, SharedNet};
+use crate::random::SplitMix;
+use crate::snapshot::{SnapshotDir, SnapshotFile};
+
+mod accept;
+pub(crate) mod dial;
+pub mod handshake;
+mod inbox;
+mod link;
+mod outbox;
+mod receive;
+pub(crate) mod reception;
+mod send;
+pub(crate) mod support;
+#[cfg(all(test, not(madsim)))]
+pub(crate) mod testing;
+#[cfg(all(test, not(madsim)))]
+mod tests;
+mod transfer;
+
+use inbox::InboxSender;
+pub use inbox::IncomingReceiver;
+use outbox::Outbox;
+use reception::Reception;
+use support::{Task, Tasks};
+
+/// Limits and patience toward peers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerOptions {
+    /// How many appends may wait for one peer.
+    pub queue_messages_max: usize,
+    /// How many bytes of appends may wait for one peer. Looked at before a message is queued, so that the last one
+    /// may pass it.
+    pub queue_bytes_max: usize,
+    /// How long a connection may take to be made.
+    pub connect_timeout: Duration,
+    /// How long a handshake may take.
+    pub handshake_timeout: Duration,
+    /// How long to wait before the second attempt to connect. Each further wait is up to twice as long.
+    pub backoff_min: Duration,
+    /// The longest wait between attempts.
+    pub backoff_max: Duration,
+    /// The longest message. Must be above the core's `append_bytes_max` plus the longest entry, and above the length
+    /// of a snapshot's chunk.
+    pub frame_bytes_max: u32,
+    /// How long a stream may be silent, or a write stand still, before the other end counts as gone.
+    pub read_idle_max: Duration,
+    /// How many messages may wait for the event loop.
+    pub incoming_messages_max: usize,
+    /// How many bytes of messages may wait for the event loop.
+    pub incoming_bytes_max: usize,
+    /// How many streams may be open whose other end has not said who it is.
+    pub handshakes_max: usize,
+}
+
+impl Default for PeerOptions {
+    fn default() -> Self {
+        Self {
+            queue_messages_max: 4096,
+            queue_bytes_max: 64 << 20,
+            connect_timeout: Duration::from_secs(2),
+            handshake_timeout: Duration::from_secs(2),
+            backoff_min: Duration::from_millis(20),
+            backoff_max: Duration::from_secs(1),
+            frame_bytes_max: 16 << 20,
+            read_idle_max: Duration::from_secs(8),
+            incoming_messages_max: 1024,
+            incoming_bytes_max: 64 << 20,
+            handshakes_max: 64,
+        }
+    }
+}
+
+/// What a transport is made of.
+#[derive(Clone)]
+pub struct TransportConfig {
+    /// The time.
+    pub clock: SharedClock,
+    /// Where streams come from.
+    pub net: SharedNet,
+    /// Where the lane for snapshot files comes from.
+    pub blocking: SharedBlocking,
+    /// Who this node is. The cluster must be formed.
+    pub identity: Identity,
+    /// Every peer's address. This node's own, if it is there, is ignored.
+    pub peers: BTreeMap<NodeId, String>,
+    /// Where snapshots lie.
+    pub snapshots: Arc<SnapshotDir>,
+    /// Limits and patience.
+    pub options: PeerOptions,
+    /// For the jitter of waits, and names of transfers.
+    pub seed: u64,
+}
+
+/// What the transport tells the event loop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Incoming {
+    /// A message from a peer, its sender and recipient checked.
+    Message(Message),
+    /// A snapshot arrived whole: verified, durable and under its final name.
+    Snapshot {
+        /// Who sent it.
+        from: NodeId,
+        /// The term in which it was sent.
+        term: Term,
+        /// The file.
+        file: SnapshotFile,
+    },
+    /// Messages to this peer were lost, or may have been: the first attempt to reach it failed, its connection
+    /// broke, or its queue overflowed. Said once until that is over.
+    Unreachable(NodeId),
+    /// A transfer that [`Transport::send_snapshot`] began has ended. Every one of them ends, except at shutdown.
+    SnapshotSent {
+        /// To whom.
+        to: NodeId,
+        /// How it ended.
+        outcome: SnapshotOutcome,
+        /// The last entry that the snapshot includes.
+        last: LogId,
+    },
+    /// Messages to this peer are being delivered from now on.
+    Connected(NodeId),
+    /// The stream *to* this peer broke; [`Unreachable`](Self::Unreachable) follows.
+    Disconnected(NodeId),
+}
+
+/// What the tasks of a transport share.
+pub(crate) struct Shared {
+    clock: SharedClock,
+    net: SharedNet,
+    /// For reading and writing snapshot files.
+    lane: Arc<dyn Lane>,
+    reception: Reception,
+    record: ClusterRecord,
+    options: PeerOptions,
+    snapshots: Arc<SnapshotDir>,
+    inbox: InboxSender,
+    /// Who may connect: the peers as the driver named them.
+    admitted: Mutex<BTreeSet<NodeId>>,
+    streams: accept::Streams,
+    receiving: receive::Slot,
+}
+
+impl Shared {
+    /// This node.
+    fn member(&self) -> NodeId {
+        self.reception.local().member
+    }
+
+    /// How this node introduces itself to `to`.
+    fn hello(&self, to: NodeId, purpose: handshake::Purpose) -> handshake::Hello {
+        let Identity { member, incarnation, .. } = *self.reception.local();
+        handshake::Hello { cluster: Some(self.record.cluster), member, incarnation, to, purpose }
+    }
+
+    /// The members that this node knows of, itself included.
+    fn listed(&self) -> BTreeSet<NodeId> {
+        let mut listed = self.admitted().clone();
+        listed.insert(self.member());
+        listed
+    }
+
+    fn admitted(&self) -> MutexGuard<'_, BTreeSet<NodeId>> {
+        self.admitted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets a peer connect.
+    fn admit(&self, peer: NodeId) {
+        self.admitted().insert(peer);
+    }
+
+    /// Lets a peer connect no more, and closes the streams it has.
+    fn expel(&self, peer: NodeId) {
+        self.admitted().remove(&peer);
+        self.streams.close(peer);
+        self.receiving.close(peer);
+    }
+}
+
+/// One peer, as far as sending goes.
+struct Peer {
+    address: String,
+    outbox: Arc<Outbox>,
+    /// Dials and writes. Dropping it ends it.
+    _link: Task,
+    /// The snapshot on its way, if any.
+    transfer: Option<send::Transfer>,
+}
+
+/// Sends messages and snapshots to peers, and hands theirs to the event loop. Dropping it closes all its streams.
+pub struct Transport {
+    shared: Arc<Shared>,
+    peers: Mutex<Peers>,
+}
+
+struct Peers {
+    by_id: BTreeMap<NodeId, Peer>,
+    /// Accepts. `None` after shutdown.
+    accept: Option<Task>,
+    /// Answers to orders that cannot be carried out.
+    strays: Tasks,
+    random: SplitMix,
+}
+
+impl Transport {
+    /// Takes over `listener` and begins to dial the peers. Must be called within a runtime.
+    ///
+    /// # Panics
+    /// If the cluster is not formed yet: see [`formation::form`](crate::formation::form).
+    #[must_use]
+    pub fn start(config: TransportConfig, listener: Box<dyn Listener>) -> (Self, IncomingReceiver) {
+        let TransportConfig { clock, net, blocking, identity, peers, snapshots, options, seed } = config;
+        let Some(record) = identity.cluster.clone() else {
+            panic!("the transport of {} was started before its cluster was formed", identity.member);
+        };
+        let (inbox, receiver) = inbox::channel(&options);
+        let shared = Arc::new(Shared {
+            lane: blocking.lane("transfers"),
+            reception: Reception::new(Arc::clone(&clock), identity, &options),
+            admitted: Mutex::default(),
+            streams: accept::Streams::default(),
+            receiving: receive::Slot::default(),
+            clock,
+            net,
+            record,
+            options,
+            snapshots,
+            inbox,
+        });
+        let accept = Task::spawn(accept::run(Arc::clone(&shared), listener));
+        let transport = Self {
+            shared,
+            peers: Mutex::new(Peers {
+                by_id: BTreeMap::new(),
+                accept: Some(accept),
+                strays: Tasks::default(),
+                random: SplitMix::derived(seed, 0x7265_6164),
+            }),
+        };
+        for (id, address) in peers {
+            transport.set_peer(id, address);
+        }
+        (transport, receiver)
+    }
+
+    /// Queues a message for `message.to`. Never waits; what cannot be queued is dropped.
+    ///
+    /// A message to someone who is not a peer is dropped silently: the configuration may be ahead of
+    /// [`set_peer`](Self::set_peer).
+    pub fn send(&self, message: Message) {
+        let peers = self.lock();
+        if let Some(peer) = peers.by_id.get(&message.to) {
+            peer.outbox.push(&message);
+        }
+    }
+
+    /// Sends a snapshot to `to`, in the name of the leader of `term`, on a stream of its own. A transfer to the same
+    /// peer that is still under way fails. How this one ends is told by [`Incoming::SnapshotSent`].
+    pub fn send_snapshot(&self, to: NodeId, term: Term, file: SnapshotFile) {
+        let mut peers = self.lock();
+        let transfer_id = peers.random.draw();
+        let Some(peer) = peers.by_id.get_mut(&to) else {
+            peers.strays.spawn(send::fail(Arc::clone(&self.shared), to, file));
+            return;
+        };
+        // The old one must have ended, and said so, before the new one begins.
+        let before = peer.transfer.take();
+        let order = send::Order { to, address: peer.address.clone(), term, file, transfer_id };
+        peer.transfer = Some(send::start(Arc::clone(&self.shared), order, before));
+    }
+
+    /// Adds a peer, or changes its address; its connection is then made anew.
+    pub fn set_peer(&self, id: NodeId, address: String) {
+        if id == self.shared.member() {
+            return;
+        }
+        let mut peers = self.lock();
+        if peers.accept.is_none() || peers.by_id.get(&id).is_some_and(|p| p.address == address) {
+            return;
+        }
+        let seed = peers.random.draw();
+        let outbox = Arc::new(Outbox::new(&self.shared.options));
+        let link = link::Link::new(Arc::clone(&self.shared), id, address.clone(), Arc::clone(&outbox), seed);
+        let transfer = peers.by_id.remove(&id).and_then(|p| p.transfer);
+        peers.by_id.insert(id, Peer { address, outbox, _link: Task::spawn(link.run()), transfer });
+        drop(peers);
+        self.shared.admit(id);
+    }
+
+    /// Forgets a peer: its streams are closed, in both directions, and it is refused from now on.
+    pub fn remove_peer(&self, id: NodeId) {
+        let removed = self.lock().by_id.remove(&id);
+        self.shared.expel(id);
+        drop(removed);
+    }
+
+    /// Ends every task and closes every stream and the listener. Nothing is received afterwards.
+    pub async fn shutdown(&self) {
+        let (accept, by_id, strays) = {
+            let mut peers = self.lock();
+            (peers.accept.take(), std::mem::take(&mut peers.by_id), std::mem::take(&mut peers.strays))
+        };
+        drop(strays);
+        if let Some(accept) = accept {
+            accept.end().await;
+        }
+        for peer in by_id.into_values() {
+            peer._link.end().await;
+            if let Some(transfer) = peer.transfer {
+                transfer.end().await;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Peers> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

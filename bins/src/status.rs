@@ -1,0 +1,218 @@
+//! `raftkv status`: how every node is, as it sees itself.
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+
+use kv::client::{Client, ClientError};
+use kv::wire::{NodeReport, PeerReport};
+use raft::core::RoleName;
+use serde_json::{Value, json};
+
+use crate::Failure;
+use crate::cli::StatusArgs;
+use crate::commands::{NEGATIVE, client, process_seed};
+
+/// What one endpoint said.
+pub(crate) struct Answer {
+    pub(crate) endpoint: String,
+    pub(crate) report: Result<NodeReport, ClientError>,
+}
+
+/// Asks all nodes: those that were named, and those that they name.
+pub(crate) async fn ask_all(client: &Client, endpoints: &[String]) -> Vec<Answer> {
+    let mut asked: Vec<String> = Vec::new();
+    if let Ok(members) = client.members().await {
+        asked.extend(members.into_iter().map(|m| m.client).filter(|address| !address.is_empty()));
+    }
+    let mut answers = ask(client, &asked).await;
+    // A node that answers under the address it is a member with need not be shown again under another name for it.
+    let known: BTreeSet<u64> = answers.iter().filter_map(|a| a.report.as_ref().ok()).map(|r| r.id).collect();
+    let others: Vec<_> = endpoints.iter().filter(|e| !asked.contains(e)).cloned().collect();
+    answers.extend(ask(client, &others).await.into_iter().filter(|a| match &a.report {
+        Ok(report) => !known.contains(&report.id),
+        Err(_) => true,
+    }));
+    answers
+}
+
+/// Asks these nodes at the same time.
+pub(crate) async fn ask(client: &Client, endpoints: &[String]) -> Vec<Answer> {
+    let tasks: Vec<_> = endpoints
+        .iter()
+        .map(|endpoint| {
+            let (client, endpoint) = (client.clone(), endpoint.clone());
+            tokio::spawn(async move {
+                let report = client.status(&endpoint).await;
+                Answer { endpoint, report }
+            })
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for task in tasks {
+        answers.extend(task.await);
+    }
+    answers
+}
+
+/// The node that leads, by its own word; of several, the one of the newest term.
+pub(crate) fn leader(answers: &[Answer]) -> Option<&NodeReport> {
+    let reports = answers.iter().filter_map(|a| a.report.as_ref().ok());
+    reports.filter(|r| r.role == RoleName::Leader).max_by_key(|r| r.term)
+}
+
+pub(crate) async fn status(args: StatusArgs) -> Result<ExitCode, Failure> {
+    let client = client(&args.client, process_seed())?;
+    let mut answers = ask_all(&client, &args.client.endpoints).await;
+    answers.sort_by_key(|a| a.report.as_ref().map_or(u64::MAX, |r| r.id));
+    if args.client.json {
+        println!("{}", json(&answers));
+    } else {
+        print!("{}", table(&answers));
+    }
+    let reached = answers.iter().filter(|a| a.report.is_ok()).count();
+    match (reached, leader(&answers)) {
+        (0, _) => Err(Failure::Definite("no node answers".to_owned())),
+        (n, Some(_)) if n == answers.len() => Ok(ExitCode::SUCCESS),
+        _ => Ok(ExitCode::from(NEGATIVE)),
+    }
+}
+
+fn role(role: RoleName) -> &'static str {
+    match role {
+        RoleName::Follower => "follower",
+        RoleName::PreCandidate => "pre-candidate",
+        RoleName::Candidate => "candidate",
+        RoleName::Leader => "leader",
+    }
+}
+
+fn json(answers: &[Answer]) -> Value {
+    let peer = |p: &PeerReport| json!({ "id": p.id, "matched": p.matched, "next": p.next, "silent_ticks": p.silent_ticks });
+    let node = |answer: &Answer| match &answer.report {
+        Err(error) => json!({ "endpoint": answer.endpoint, "error": error.to_string() }),
+        Ok(r) => json!({
+            "endpoint": answer.endpoint,
+            "id": r.id,
+            "version": r.version,
+            "role": role(r.role),
+            "term": r.term,
+            "leader": r.leader,
+            "commit": r.commit,
+            "applied": r.applied,
+            "last": r.last,
+            "log_bytes": r.log_bytes,
+            "log_segments": r.log_segments,
+            "snapshot": r.snapshot,
+            "snapshot_bytes": r.snapshot_bytes,
+            "checkpoint": r.checkpoint,
+            "revision": r.revision,
+            "compacted": r.compacted,
+            "disk_bytes": r.disk_bytes,
+            "cpu_us": r.cpu_us,
+            "voters": r.voters,
+            "learners": r.learners,
+            "peers": r.peers.iter().map(peer).collect::<Value>(),
+        }),
+    };
+    json!({
+        "leader": leader(answers).map(|r| r.id),
+        "nodes": answers.iter().map(node).collect::<Value>(),
+    })
+}
+
+fn table(answers: &[Answer]) -> String {
+    let header =
+        ["node", "endpoint", "role", "term", "commit", "applied", "revision", "log", "snapshot", "disk"]
+            .map(String::from);
+    let mut rows = vec![header.to_vec()];
+    for answer in answers {
+        rows.push(match &answer.report {
+            Ok(r) => vec![
+                r.id.to_string(),
+                answer.endpoint.clone(),
+                role(r.role).to_owned(),
+                r.term.to_string(),
+                r.commit.to_string(),
+                r.applied.to_string(),
+                r.revision.to_string(),
+                size(r.log_bytes),
+                size(r.snapshot_bytes),
+                r.disk_bytes.map_or_else(|| "-".to_owned(), size),
+            ],
+            Err(error) => vec!["-".to_owned(), answer.endpoint.clone(), error.to_string()],
+        });
+    }
+    aligned(&rows)
+}
+
+/// Columns as wide as their widest cell. The last cell of a row may be longer than its column.
+fn aligned(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        let cells = rows.iter().filter(|row| row.len() > column + 1 || row.len() == columns);
+        cells.filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Bytes, for eyes.
+fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < 1024.0 {
+            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} TiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use kv::client::Reason;
+
+    use super::*;
+
+    fn report(id: u64, role: RoleName, term: u64) -> Answer {
+        let report = NodeReport { id, role, term, log_bytes: 64 << 20, ..NodeReport::default() };
+        Answer { endpoint: format!("h:{id}"), report: Ok(report) }
+    }
+
+    #[test]
+    fn a_deposed_leader_that_does_not_know_it_is_not_shown_as_the_leader() {
+        let answers = [
+            report(1, RoleName::Leader, 3),
+            report(2, RoleName::Leader, 4),
+            report(3, RoleName::Follower, 4),
+        ];
+        assert_eq!(leader(&answers).map(|r| r.id), Some(2));
+        assert_eq!(json(&answers)["leader"], 2);
+        assert!(leader(&answers[2..]).is_none());
+    }
+
+    #[test]
+    fn the_table_is_aligned_also_where_a_node_does_not_answer() {
+        let reason = Reason::Unreachable { endpoint: "h:2".into(), reason: "connection refused".into() };
+        let dead = Answer { endpoint: "h:2".into(), report: Err(ClientError::NotDone { reason }) };
+        let text = table(&[report(1, RoleName::Leader, 3), dead]);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0].find("role"), lines[1].find("leader"));
+        assert_eq!(lines[0].find("log "), lines[1].find("64.0 MiB"));
+        assert!(lines[2].contains("h:2       not done: h:2: connection refused"), "{text}");
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(
+            [0, 1023, 1536, 5 << 20, 3 << 40].map(size),
+            ["0 B", "1023 B", "1.5 KiB", "5.0 MiB", "3.0 TiB"]
+        );
+    }
+}

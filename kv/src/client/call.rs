@@ -1,0 +1,347 @@
+//! One request from beginning to end: where to send it, when again, and what may be said of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use raft::clock::{self, Monotonic};
+
+use crate::wire::{NotDone, Outcome, Reply, RequestBody};
+
+use super::connection::{Connection, Lost};
+use super::{ClientError, Inner, Reason};
+
+/// How many hints are followed in a row without a pause: two nodes that take each other for the leader must not keep
+/// the client running between them.
+const FOLLOWS_MAX: u32 = 3;
+
+/// What a request is, as far as sending it again goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Changes nothing, and only the leader can answer it.
+    Read,
+    /// Changes nothing, and any node can answer it.
+    Anywhere,
+    /// Done once, however often it is sent.
+    Repeatable,
+    /// Done as often as it arrives.
+    Once,
+}
+
+/// What the client knows of the cluster.
+pub(super) struct Directory {
+    /// As given; never empty.
+    endpoints: Vec<Arc<str>>,
+    /// The endpoint to try when no leader is known, counted round.
+    cursor: usize,
+    /// The node that last did something that only a leader does, or was said to be the leader.
+    leader: Option<Arc<str>>,
+    /// The connections, by address.
+    slots: BTreeMap<Arc<str>, Arc<Slot>>,
+    random: SplitMix64,
+}
+
+/// The connection to one address. Whoever opens it holds the lock, so that the others wait for the same one.
+#[derive(Default)]
+struct Slot {
+    state: tokio::sync::Mutex<SlotState>,
+}
+
+#[derive(Default)]
+struct SlotState {
+    connection: Option<Connection>,
+    used_at: Monotonic,
+    /// When connecting failed last, and why.
+    failed: Option<(Monotonic, String)>,
+}
+
+impl Directory {
+    pub(super) fn new(endpoints: impl IntoIterator<Item = impl Into<String>>, seed: u64) -> Option<Self> {
+        let endpoints: Vec<Arc<str>> = endpoints.into_iter().map(|e| Arc::from(e.into())).collect();
+        let mut random = SplitMix64(seed);
+        let cursor = usize::try_from(random.below(endpoints.len() as u64)?).ok()?;
+        Some(Self { endpoints, cursor, leader: None, slots: BTreeMap::new(), random })
+    }
+
+    /// The node to ask: the leader if one is known and needed.
+    fn target(&self, kind: Kind) -> Option<Arc<str>> {
+        let leader = self.leader.as_ref().filter(|_| kind != Kind::Anywhere);
+        leader.or_else(|| self.endpoints.get(self.cursor % self.endpoints.len().max(1))).cloned()
+    }
+
+    #[cfg(test)]
+    pub(super) fn starts_at(&self, position: usize) -> bool {
+        self.cursor == position
+    }
+
+    /// `address` was no help: the next request goes elsewhere.
+    fn turn_away_from(&mut self, address: &Arc<str>) {
+        if self.leader.as_ref() == Some(address) {
+            self.leader = None;
+        }
+        if self.endpoints.get(self.cursor % self.endpoints.len().max(1)) == Some(address) {
+            self.cursor = self.cursor.wrapping_add(1);
+        }
+    }
+
+    fn slot(&mut self, address: &Arc<str>) -> Arc<Slot> {
+        if let Some(slot) = self.slots.get(address) {
+            return Arc::clone(slot);
+        }
+        Arc::clone(self.slots.entry(Arc::clone(address)).or_default())
+    }
+}
+
+/// A request that was answered.
+pub(super) struct Called {
+    pub(super) reply: Reply,
+    /// Who answered.
+    pub(super) endpoint: Arc<str>,
+    /// An earlier sending may have been done too.
+    pub(super) maybe_done_before: bool,
+}
+
+/// What became of one sending.
+enum Attempt {
+    Answered(Outcome),
+    NotSent(String),
+    NoAnswer(String),
+}
+
+/// What one request has been through.
+struct Story {
+    kind: Kind,
+    begun: Monotonic,
+    deadline: Monotonic,
+    /// A sending may have been done, or may yet be.
+    maybe_done: bool,
+    last: Option<Reason>,
+    failures: usize,
+    follows: u32,
+    pause: Duration,
+}
+
+/// What to do after an attempt.
+enum Next {
+    Return(Result<Reply, ClientError>),
+    /// Try again, at once or after a pause.
+    Again {
+        pause: bool,
+    },
+}
+
+impl Story {
+    fn fail(&self, reason: Reason) -> ClientError {
+        if self.maybe_done { ClientError::Unknown { reason } } else { ClientError::NotDone { reason } }
+    }
+
+    fn out_of_time(&mut self, now: Monotonic) -> ClientError {
+        let after_ms = u64::try_from(now.since(self.begun).as_millis()).unwrap_or(u64::MAX);
+        let last = self.last.take().map(Box::new);
+        self.fail(Reason::Deadline { after_ms, last })
+    }
+
+    /// A sending may have been done. Reads do not mind.
+    fn may_be_done(&mut self) {
+        self.maybe_done |= matches!(self.kind, Kind::Repeatable | Kind::Once);
+    }
+}
+
+impl Inner {
+    /// Has `body` done somewhere.
+    pub(super) async fn call(&self, body: RequestBody, kind: Kind) -> Result<Called, ClientError> {
+        let body = Arc::new(body);
+        let begun = self.clock.now();
+        let mut story = Story {
+            kind,
+            begun,
+            deadline: begun + self.options.request_timeout,
+            maybe_done: false,
+            last: None,
+            failures: 0,
+            follows: 0,
+            pause: self.options.backoff_min,
+        };
+        loop {
+            let Some(address) = self.directory().target(kind) else {
+                return Err(story.fail(Reason::Argument("no endpoints were given".into())));
+            };
+            let now = self.clock.now();
+            if now >= story.deadline {
+                return Err(story.out_of_time(now));
+            }
+            // What cannot be sent twice may as well wait for its answer as long as there is time.
+            let patience =
+                if kind == Kind::Once { story.deadline } else { now + self.options.attempt_timeout };
+            let attempt = self.attempt(&address, Arc::clone(&body), patience.min(story.deadline)).await;
+            match self.judge(&mut story, &address, attempt) {
+                Next::Return(result) => {
+                    let maybe_done_before = story.maybe_done;
+                    return result.map(|reply| Called { reply, endpoint: address, maybe_done_before });
+                }
+                Next::Again { pause: false } => {}
+                Next::Again { pause: true } => self.pause(&mut story).await,
+            }
+        }
+    }
+
+    /// Asks one node, once, something that changes nothing.
+    pub(super) async fn call_at(&self, endpoint: &str, body: RequestBody) -> Result<Reply, ClientError> {
+        let body = Arc::new(body);
+        let deadline = self.clock.now() + self.options.request_timeout;
+        let endpoint: Arc<str> = Arc::from(endpoint);
+        let reason = match self.attempt(&endpoint, body, deadline).await {
+            Attempt::Answered(Outcome::Done(reply)) => return Ok(reply),
+            Attempt::Answered(Outcome::NotDone(reason)) => {
+                Reason::NotDone { endpoint: endpoint.to_string(), reason }
+            }
+            Attempt::Answered(Outcome::Unknown(reason)) => {
+                Reason::Unknown { endpoint: endpoint.to_string(), reason }
+            }
+            Attempt::NotSent(reason) => Reason::Unreachable { endpoint: endpoint.to_string(), reason },
+            Attempt::NoAnswer(reason) => Reason::NoAnswer { endpoint: endpoint.to_string(), reason },
+        };
+        Err(ClientError::NotDone { reason })
+    }
+
+    /// What an attempt means for its request.
+    fn judge(&self, story: &mut Story, address: &Arc<str>, attempt: Attempt) -> Next {
+        let endpoint = address.to_string();
+        let pause = match attempt {
+            Attempt::Answered(Outcome::Done(reply)) => {
+                if story.kind != Kind::Anywhere {
+                    self.directory().leader = Some(Arc::clone(address));
+                }
+                return Next::Return(Ok(reply));
+            }
+            Attempt::Answered(Outcome::NotDone(reason)) => {
+                let temporary = reason.is_temporary();
+                let pause = self.after_not_done(story, address, &reason);
+                let reason = Reason::NotDone { endpoint, reason };
+                if !temporary {
+                    return Next::Return(Err(story.fail(reason)));
+                }
+                story.last = Some(reason);
+                pause
+            }
+            Attempt::NotSent(reason) => {
+                story.last = Some(Reason::Unreachable { endpoint, reason });
+                self.after_failure(story, address)
+            }
+            Attempt::Answered(Outcome::Unknown(reason)) => {
+                story.may_be_done();
+                story.last = Some(Reason::Unknown { endpoint, reason });
+                self.after_failure(story, address)
+            }
+            Attempt::NoAnswer(reason) => {
+                story.may_be_done();
+                story.last = Some(Reason::NoAnswer { endpoint, reason });
+                self.after_failure(story, address)
+            }
+        };
+        match (&story.last, story.kind, story.maybe_done) {
+            (Some(reason), Kind::Once, true) => Next::Return(Err(story.fail(reason.clone()))),
+            _ => Next::Again { pause },
+        }
+    }
+
+    /// The node is no help now. Whether to pause: only when a whole round of endpoints has failed.
+    fn after_failure(&self, story: &mut Story, address: &Arc<str>) -> bool {
+        let mut directory = self.directory();
+        directory.turn_away_from(address);
+        story.failures += 1;
+        story.failures.is_multiple_of(directory.endpoints.len().max(1))
+    }
+
+    /// Where to go after a node said no. Whether to pause.
+    fn after_not_done(&self, story: &mut Story, address: &Arc<str>, reason: &NotDone) -> bool {
+        match reason {
+            NotDone::NotLeader { leader: Some(leader) }
+                if **leader != **address && story.follows < FOLLOWS_MAX =>
+            {
+                story.follows += 1;
+                self.directory().leader = Some(Arc::from(leader.as_str()));
+                false
+            }
+            NotDone::NotLeader { .. } | NotDone::ShuttingDown => self.after_failure(story, address),
+            // The node may well be the right one.
+            NotDone::Overloaded { .. } | NotDone::Superseded => true,
+            NotDone::TooLarge { .. } | NotDone::Invalid { .. } => false,
+        }
+    }
+
+    /// Waits a little before the next round; each time longer, never beyond the deadline.
+    async fn pause(&self, story: &mut Story) {
+        let half = story.pause / 2;
+        let jitter = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX);
+        let drawn = self.directory().random.below(jitter.saturating_add(1)).unwrap_or(0);
+        let until = self.clock.now() + half + Duration::from_nanos(drawn);
+        story.pause = story.pause.saturating_mul(2).min(self.options.backoff_max);
+        story.follows = 0;
+        self.clock.sleep_until(until.min(story.deadline)).await;
+    }
+
+    /// Sends once, and waits until `deadline` for what becomes of it.
+    async fn attempt(&self, address: &Arc<str>, body: Arc<RequestBody>, deadline: Monotonic) -> Attempt {
+        let slot = self.directory().slot(address);
+        let connection =
+            match clock::timeout_at(&*self.clock, deadline, self.connection(&slot, address)).await {
+                Ok(Ok(connection)) => connection,
+                Ok(Err(why)) => return Attempt::NotSent(why),
+                Err(clock::Elapsed) => return Attempt::NotSent("no connection in time".into()),
+            };
+        match clock::timeout_at(&*self.clock, deadline, connection.request(body)).await {
+            Ok(Ok(outcome)) => Attempt::Answered(outcome),
+            Ok(Err(Lost { sent: false, why })) => Attempt::NotSent(why),
+            Ok(Err(Lost { sent: true, why })) => Attempt::NoAnswer(why),
+            Err(clock::Elapsed) => {
+                // Whatever holds it up, do not wait behind it again.
+                if let Ok(mut state) = slot.state.try_lock() {
+                    state.connection.take_if(|c| c.is_same(&connection));
+                }
+                Attempt::NoAnswer("no answer in time".into())
+            }
+        }
+    }
+
+    /// The connection to an address; opens one if there is none that is fit for use.
+    async fn connection(&self, slot: &Slot, address: &Arc<str>) -> Result<Connection, String> {
+        let mut state = slot.state.lock().await;
+        let now = self.clock.now();
+        let idle = now.since(state.used_at) > self.options.idle_max;
+        state.used_at = now;
+        match &state.connection {
+            Some(connection) if !idle && !connection.is_closed() => return Ok(connection.clone()),
+            _ => state.connection = None,
+        }
+        // Those who waited for the same connection need not try again one after the other.
+        match &state.failed {
+            Some((at, why)) if now.since(*at) < self.options.backoff_min => return Err(why.clone()),
+            _ => {}
+        }
+        match Connection::open(&self.clock, &self.net, address, &self.options).await {
+            Ok(connection) => {
+                state.failed = None;
+                state.connection = Some(connection.clone());
+                Ok(connection)
+            }
+            Err(why) => {
+                state.failed = Some((self.clock.now(), why.clone()));
+                Err(why)
+            }
+        }
+    }
+}
+
+/// A small generator of numbers, for jitter only.
+struct SplitMix64(u64);
+
+impl SplitMix64 {
+    /// A number below `bound`; `None` if there is none.
+    fn below(&mut self, bound: u64) -> Option<u64> {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)).checked_rem(bound)
+    }
+}

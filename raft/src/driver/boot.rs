@@ -1,0 +1,336 @@
+//! Starting a node: from a data directory to a running event loop.
+//!
+//! The order matters, and each step may have been cut off by a crash at the last start:
+//!
+//! 1. Lock the directory, read or draw the identity.
+//! 2. Listen; form the cluster if it is not formed yet.
+//! 3. Create the log if it never was, else recover it. The identity remembers that it was: a log that is missing
+//!    after that is an error, for this node may have voted and acknowledged in it.
+//! 4. Open the state machine. Its store is the authority on how far it has come.
+//! 5. Bring the two together ([`reconcile`]).
+//! 6. Make the core, connect to the peers, run.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::blocking::Lane;
+use crate::core::{Boot, Configuration, Index, LogId, NodeId, Raft, Term};
+use crate::disk::{DirLock, SharedDisk};
+use crate::formation::{self, FormationConfig, FormationError};
+use crate::identity::{self, Identity, IdentityError};
+use crate::net::Listener;
+use crate::snapshot::{SnapshotDir, SnapshotError};
+use crate::state_machine::{StateMachine, StateMachineError};
+use crate::transport::{Transport, TransportConfig};
+use crate::wal::{Recovered, Wal, WalError, WalIdentity};
+
+use super::apply_lane::{ApplyLane, install_file};
+use super::event_loop::{EventLoop, Inputs, Parts, State};
+use super::handle::{Leadership, RaftHandle};
+use super::log_lane::LogLane;
+use super::options::{NodeOptions, Seams};
+use super::snapshots::Snapshots;
+
+/// Why a node did not start. Each message names the thing and the mend.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error("data directory {}: {source}", .path.display())]
+    DataDir {
+        /// Which one.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// Another process uses the data directory.
+    #[error("data directory {} is in use by another process; stop it, or choose another directory", .path.display())]
+    Locked {
+        /// Which one.
+        path: PathBuf,
+    },
+    /// The peer address cannot be listened on.
+    #[error("cannot listen for peers on {address}: {source}; choose another port, or stop what uses it")]
+    Listen {
+        /// Which one.
+        address: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The identity file cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The cluster cannot be formed.
+    #[error(transparent)]
+    Formation(#[from] FormationError),
+    /// The log cannot be used.
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    /// The snapshots cannot be used.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The state machine cannot be opened.
+    #[error(transparent)]
+    StateMachine(#[from] StateMachineError),
+    /// A snapshot that the store was to be rebuilt from cannot be installed.
+    #[error("rebuilding the store: {0}")]
+    Rebuild(String),
+    /// The store misses entries that the log no longer has, and no snapshot has them either.
+    #[error(
+        "the store holds entries up to {store} only, the log begins behind {log}, and no snapshot fills the gap; \
+         remove the node, wipe its data directory and add it as a new member"
+    )]
+    StoreBehindLog {
+        /// The last entry in the store.
+        store: LogId,
+        /// The entry before the log's first.
+        log: LogId,
+    },
+    /// The options contradict each other.
+    #[error("the configuration is not usable: {0}")]
+    Options(String),
+}
+
+/// What boot has brought together.
+struct Opened<S> {
+    machine: S,
+    wal: Wal,
+    recovered: Recovered,
+    snapshots: Arc<SnapshotDir>,
+}
+
+/// Starts a node of the cluster that `options.members` lists. `open` opens the state machine; it runs on a lane.
+///
+/// Returns when the node runs, which for the very first start means: when the cluster has formed. That takes as long
+/// as the other members take to come up; drop the future to give up.
+///
+/// # Errors
+/// See [`StartError`].
+pub async fn start<S, F>(
+    options: NodeOptions,
+    seams: Seams,
+    open: F,
+) -> Result<RaftHandle<S::Response>, StartError>
+where
+    S: StateMachine,
+    F: FnOnce() -> Result<S, StateMachineError> + Send + 'static,
+{
+    let id = options.core.id;
+    if !options.members.contains_key(&id) {
+        return Err(StartError::Options(format!("node {id} is not in its own list of members")));
+    }
+    let wal_lane = seams.blocking.lane("wal");
+    let (lock, identity) = {
+        let (disk, dir, seed) = (Arc::clone(&seams.disk), options.data_dir.clone(), options.core.seed);
+        on_lane(&wal_lane, move || open_identity(&disk, &dir, id, seed)).await?
+    };
+    let mut listener = seams
+        .net
+        .listen(&options.listen)
+        .await
+        .map_err(|source| StartError::Listen { address: options.listen.clone(), source })?;
+    let identity = formation::form(formation_config(&options, &seams), identity, listener.as_mut()).await?;
+    let Some(record) = &identity.cluster else { panic!("formation ended without a cluster") };
+    let formed = Configuration::of_voters(record.members.keys().copied());
+    let opened = {
+        let (disk, options, identity) = (Arc::clone(&seams.disk), options.clone(), identity.clone());
+        on_lane(&wal_lane, move || open_storage(&disk, &options, identity, open)).await?
+    };
+    let raft = make_core(&options, &opened, &formed)?;
+    Ok(run(Ready { options, seams, lock, listener, identity, wal_lane, opened, formed, raft }))
+}
+
+fn formation_config(options: &NodeOptions, seams: &Seams) -> FormationConfig {
+    FormationConfig {
+        clock: Arc::clone(&seams.clock),
+        net: Arc::clone(&seams.net),
+        disk: Arc::clone(&seams.disk),
+        blocking: Arc::clone(&seams.blocking),
+        data_dir: options.data_dir.clone(),
+        members: options.members.clone(),
+        options: options.peer.clone(),
+        seed: options.core.seed,
+    }
+}
+
+/// Opens what is on disk, on a lane.
+fn open_storage<S: StateMachine>(
+    disk: &SharedDisk,
+    options: &NodeOptions,
+    mut identity: Identity,
+    open: impl FnOnce() -> Result<S, StateMachineError>,
+) -> Result<Opened<S>, StartError> {
+    let Some(record) = &identity.cluster else { panic!("storage is opened after the cluster is formed") };
+    let cluster = record.cluster;
+    let (logs, snapshots) = (options.data_dir.join("logs"), options.data_dir.join("snapshots"));
+    let wal_identity = WalIdentity { cluster, member: identity.member, incarnation: identity.incarnation };
+    if !identity.log_created {
+        Wal::create(Arc::clone(disk), &logs, wal_identity, options.wal)?;
+        identity.log_created = true;
+        identity::store(disk.as_ref(), &options.data_dir, &identity)?;
+    }
+    let (wal, recovered) = Wal::open(Arc::clone(disk), &logs, wal_identity, options.wal)?;
+    if recovered.torn_bytes > 0 {
+        tracing::info!(bytes = recovered.torn_bytes, "cut the torn tail of the log; nobody was told of it");
+    }
+    let snapshots = Arc::new(SnapshotDir::open(Arc::clone(disk), &snapshots, cluster)?);
+    let mut opened = Opened { machine: open()?, wal, recovered, snapshots };
+    reconcile(&mut opened)?;
+    Ok(opened)
+}
+
+fn make_core<S: StateMachine>(
+    options: &NodeOptions,
+    opened: &Opened<S>,
+    formed: &Configuration,
+) -> Result<Raft, StartError> {
+    let applied = opened.machine.applied();
+    let boot = Boot {
+        hard_state: opened.recovered.hard_state,
+        prev: opened.recovered.prev,
+        entries: opened.recovered.entries.clone(),
+        applied: applied.last,
+        configuration: applied.configuration.unwrap_or_else(|| formed.clone()),
+    };
+    Raft::new(options.core.clone(), boot).map_err(|error| StartError::Options(error.to_string()))
+}
+
+/// Everything that the event loop is made of.
+struct Ready<S> {
+    options: NodeOptions,
+    seams: Seams,
+    lock: DirLock,
+    listener: Box<dyn Listener>,
+    identity: Identity,
+    wal_lane: Arc<dyn Lane>,
+    opened: Opened<S>,
+    formed: Configuration,
+    raft: Raft,
+}
+
+/// Sets the event loop going.
+fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
+    let Ready { options, seams, lock, listener, identity, wal_lane, opened, formed, raft } = ready;
+    let Opened { machine, wal, snapshots, .. } = opened;
+    let (transport, peers) = Transport::start(
+        TransportConfig {
+            clock: Arc::clone(&seams.clock),
+            net: Arc::clone(&seams.net),
+            blocking: Arc::clone(&seams.blocking),
+            identity,
+            peers: options.members.clone(),
+            snapshots: Arc::clone(&snapshots),
+            options: options.peer.clone(),
+            seed: options.core.seed,
+        },
+        listener,
+    );
+    let (completed, completions) = mpsc::unbounded_channel();
+    let (requests_in, requests) = mpsc::channel(options.requests_max);
+    let (leadership_in, leadership) =
+        watch::channel(Leadership { term: raft.hard_state().term, ..Leadership::default() });
+    let (stopped_in, stopped) = watch::channel(None);
+    let applied = machine.applied().last;
+    let state = State {
+        applied,
+        checkpoint: applied,
+        checkpointing: false,
+        unsaved_bytes: 0,
+        wal: wal.stats(),
+        unattested: false,
+    };
+    let parts = Parts {
+        raft,
+        transport,
+        log: LogLane::new(wal_lane, wal, completed.clone()),
+        snapshots: Snapshots::new(
+            Arc::clone(&snapshots),
+            options.snapshot_entries,
+            options.snapshot_log_bytes,
+        ),
+        apply: ApplyLane::new(&seams.blocking, machine, snapshots, formed, completed),
+        clock: seams.clock,
+        leadership: leadership_in,
+        state,
+    };
+    let handle = RaftHandle {
+        id: options.core.id,
+        command_bytes_max: options.command_bytes_max,
+        requests: requests_in,
+        leadership,
+        stopped,
+    };
+    let event_loop = EventLoop::new(options, parts);
+    tokio::spawn(async move {
+        let reason = event_loop.run(Inputs { completions, peers, requests }).await;
+        drop(lock);
+        // Nobody may be listening any more.
+        let _ = stopped_in.send(Some(Arc::new(reason)));
+    });
+    handle
+}
+
+/// Runs `job` on `lane` and waits for what it returns.
+async fn on_lane<T: Send + 'static>(lane: &Arc<dyn Lane>, job: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = oneshot::channel();
+    lane.submit(Box::new(move || {
+        // The starter may have given up.
+        let _ = sender.send(job());
+    }));
+    match receiver.await {
+        Ok(result) => result,
+        // Only when the whole process, or the simulated node, is going down.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Takes the directory for this process, and reads or draws the identity.
+fn open_identity(
+    disk: &SharedDisk,
+    dir: &Path,
+    id: NodeId,
+    seed: u64,
+) -> Result<(DirLock, Identity), StartError> {
+    let at = |source| StartError::DataDir { path: dir.to_owned(), source };
+    disk.create_dir_all(dir).map_err(at)?;
+    let lock = disk.lock_dir(dir).map_err(|error| match error.kind() {
+        std::io::ErrorKind::WouldBlock => StartError::Locked { path: dir.to_owned() },
+        _ => at(error),
+    })?;
+    Ok((lock, identity::open(disk.as_ref(), dir, id, seed)?))
+}
+
+/// Brings store and log together after a crash at any moment.
+///
+/// - The store is behind the log's start: it was lost, or set back. It is rebuilt from the newest snapshot, and the
+///   log behind it is applied again.
+/// - The log does not have the store's last entry: the crash fell between the install of a snapshot and the reset of
+///   the log. The reset is done now. (An entry is applied only when it is durable here, so nothing else leads there.)
+fn reconcile<S: StateMachine>(opened: &mut Opened<S>) -> Result<(), StartError> {
+    let store = opened.machine.applied().last;
+    let log = opened.recovered.prev;
+    if store.index < log.index {
+        let file = opened.snapshots.newest().filter(|file| file.meta.last.index >= log.index);
+        let Some(file) = file else { return Err(StartError::StoreBehindLog { store, log }) };
+        tracing::warn!(%store, %log, snapshot = %file.meta.last, "the store is behind the log: rebuilding it");
+        install_file(&mut opened.machine, &opened.snapshots, &file).map_err(StartError::Rebuild)?;
+    }
+    let store = opened.machine.applied().last;
+    if term_at(&opened.recovered, store.index) != Some(store.term) {
+        tracing::info!(%store, "the log does not reach the installed snapshot: beginning it anew");
+        opened.wal.reset(store)?;
+        opened.recovered.prev = store;
+        opened.recovered.entries.clear();
+    }
+    Ok(())
+}
+
+/// The term of the recovered log's entry at `index`, or of the entry just before its first.
+fn term_at(recovered: &Recovered, index: Index) -> Option<Term> {
+    if index == recovered.prev.index {
+        return Some(recovered.prev.term);
+    }
+    let at = index.0.checked_sub(recovered.prev.index.0 + 1)?;
+    recovered.entries.get(usize::try_from(at).ok()?).map(|entry| entry.term)
+}

@@ -1,0 +1,512 @@
+//! The event loop: one task that owns the core.
+//!
+//! A turn: wait until anything is there; take all that has gathered (completions of the lanes, peers' messages,
+//! requests, a tick), give it to the core, and carry out the Readies that come of it. Batching comes from this by
+//! itself: the more has gathered, the more goes into one Ready, one log write and one message.
+//!
+//! The loop never waits for a disk. It hands work to the lanes and hears of it as a [`Completion`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::clock::{BoxFuture, Monotonic, SharedClock};
+use crate::core::{
+    Entry, Event, LogId, Message, MessageBody, ProposeError as CoreProposeError, Raft, ReadIndexError, Ready,
+    ReadyNumber, RoleName, SnapshotMeta,
+};
+use crate::snapshot::SnapshotFile;
+use crate::state_machine::StateMachine;
+use crate::transport::{Incoming, IncomingReceiver, Transport};
+use crate::wal::WalStats;
+
+use super::apply_lane::{ApplyLane, Waiter};
+use super::handle::{Leadership, ProposeError, ReadError, ReadWaiter, Request, StopReason};
+use super::log_lane::{LogLane, LogWork};
+use super::options::{NodeOptions, Observer};
+use super::snapshots::Snapshots;
+use super::status::NodeStatus;
+use super::waiters::{Proposals, Reads};
+
+/// How much of each kind of input one turn takes at most, so that no kind starves the others.
+const TURN_MAX: usize = 1024;
+
+/// What a lane has done.
+pub(super) enum Completion {
+    /// All Readies up to this one are durable.
+    Persisted { number: ReadyNumber, stats: WalStats },
+    /// Entries up to here are applied.
+    Applied { last: LogId, unsaved_bytes: u64 },
+    /// The store holds everything up to here durably.
+    Checkpointed { last: LogId },
+    /// A snapshot file is written.
+    SnapshotTaken { file: SnapshotFile },
+    /// A snapshot has replaced the state.
+    Installed { meta: SnapshotMeta },
+    /// A disk or the store failed: the node stops.
+    Failed(String),
+}
+
+/// Where the loop's inputs come from.
+pub(super) struct Inputs<R> {
+    pub(super) completions: mpsc::UnboundedReceiver<Completion>,
+    pub(super) peers: IncomingReceiver,
+    pub(super) requests: mpsc::Receiver<Request<R>>,
+}
+
+/// What a Ready still owes: its messages may go out, and the core be told, once all before it is durable.
+struct Owed {
+    number: ReadyNumber,
+    /// Whether the log lane will answer for this one; else it is settled with the one before it.
+    writes: bool,
+    messages: Vec<Message>,
+}
+
+/// A snapshot on its way into the state machine and the log.
+struct Install {
+    number: ReadyNumber,
+    file: SnapshotFile,
+    /// Log work that has to wait until the state machine has the snapshot.
+    held: Vec<LogWork>,
+}
+
+pub(super) struct EventLoop<S: StateMachine> {
+    pub(super) raft: Raft,
+    pub(super) transport: Transport,
+    pub(super) log: LogLane,
+    pub(super) apply: ApplyLane<S>,
+    pub(super) snapshots: Snapshots,
+    pub(super) clock: SharedClock,
+    pub(super) options: NodeOptions,
+    pub(super) observer: Option<Arc<dyn Observer>>,
+    pub(super) leadership: watch::Sender<Leadership>,
+    pub(super) state: State,
+    proposals: Proposals<S::Response>,
+    reads: Reads,
+    owed: VecDeque<Owed>,
+    /// Committed groups that wait for a checkpoint to end, with their waiters.
+    held_back: Vec<Group<S::Response>>,
+    /// A received snapshot file that the core has not decided on yet.
+    received: Option<SnapshotFile>,
+    install: Option<Install>,
+}
+
+/// Entries to be applied together, and who waits for each.
+type Group<R> = (Vec<Entry>, Vec<Waiter<R>>);
+
+/// How far disk and state machine have come.
+pub(super) struct State {
+    pub(super) applied: LogId,
+    pub(super) checkpoint: LogId,
+    pub(super) checkpointing: bool,
+    /// Bytes applied since the last checkpoint was cut.
+    pub(super) unsaved_bytes: u64,
+    pub(super) wal: WalStats,
+    /// Whether something was appended since the log last wrote down how far it is durable.
+    pub(super) unattested: bool,
+}
+
+/// What [`EventLoop::new`] is given, beside the options.
+pub(super) struct Parts<S: StateMachine> {
+    pub(super) raft: Raft,
+    pub(super) transport: Transport,
+    pub(super) log: LogLane,
+    pub(super) apply: ApplyLane<S>,
+    pub(super) snapshots: Snapshots,
+    pub(super) clock: SharedClock,
+    pub(super) leadership: watch::Sender<Leadership>,
+    pub(super) state: State,
+}
+
+impl<S: StateMachine> EventLoop<S> {
+    pub(super) fn new(options: NodeOptions, parts: Parts<S>) -> Self {
+        let Parts { raft, transport, log, apply, snapshots, clock, leadership, state } = parts;
+        Self {
+            raft,
+            transport,
+            log,
+            apply,
+            snapshots,
+            clock,
+            observer: options.observer.clone(),
+            options,
+            leadership,
+            state,
+            proposals: Proposals::new(),
+            reads: Reads::new(),
+            owed: VecDeque::new(),
+            held_back: Vec::new(),
+            received: None,
+            install: None,
+        }
+    }
+
+    /// Runs until asked to stop or until a disk fails.
+    pub(super) async fn run(mut self, mut inputs: Inputs<S::Response>) -> StopReason {
+        let mut next_tick = self.clock.now() + self.options.tick;
+        let mut timer = self.clock.sleep_until(next_tick);
+        let reason = loop {
+            if let Some(reason) = self.turn(&mut inputs, &mut timer, &mut next_tick).await {
+                break reason;
+            }
+        };
+        self.proposals.stop();
+        self.reads.stop();
+        self.transport.shutdown().await;
+        reason
+    }
+
+    /// One turn: wait, take what has gathered, carry out what comes of it.
+    async fn turn(
+        &mut self,
+        inputs: &mut Inputs<S::Response>,
+        timer: &mut BoxFuture<'static, ()>,
+        next_tick: &mut Monotonic,
+    ) -> Option<StopReason> {
+        let mut reads = Vec::new();
+        let mut stop = None;
+        let mut ticked = false;
+        tokio::select! {
+            biased;
+            () = timer.as_mut() => ticked = true,
+            Some(completion) = inputs.completions.recv() => stop = self.on_completion(completion),
+            Some(incoming) = inputs.peers.recv() => self.on_incoming(incoming),
+            Some(request) = inputs.requests.recv() => stop = self.on_request(request, &mut reads),
+        }
+        for _ in 1..TURN_MAX {
+            let Ok(completion) = inputs.completions.try_recv() else { break };
+            stop = stop.or(self.on_completion(completion));
+        }
+        for _ in 1..TURN_MAX {
+            let Ok(incoming) = inputs.peers.try_recv() else { break };
+            self.on_incoming(incoming);
+        }
+        for _ in 1..TURN_MAX {
+            let Ok(request) = inputs.requests.try_recv() else { break };
+            stop = stop.or(self.on_request(request, &mut reads));
+        }
+        if stop.is_some() {
+            return stop;
+        }
+        if ticked {
+            self.on_tick();
+            // A node that was paused does not catch up on ticks: it first hears what its peers have to say.
+            let now = self.clock.now();
+            *next_tick = (*next_tick + self.options.tick).max(now);
+            *timer = self.clock.sleep_until(*next_tick);
+        }
+        self.begin_reads(reads);
+        while self.raft.has_ready() {
+            let ready = self.raft.ready();
+            self.carry_out(ready);
+        }
+        None
+    }
+
+    fn on_tick(&mut self) {
+        self.raft.tick();
+        if self.state.unattested && self.owed.is_empty() {
+            self.state.unattested = false;
+            self.log.submit(LogWork::Attest);
+        }
+    }
+
+    fn on_request(
+        &mut self,
+        request: Request<S::Response>,
+        reads: &mut Vec<ReadWaiter>,
+    ) -> Option<StopReason> {
+        match request {
+            Request::Propose { command, waiter } => {
+                let refused = match self.raft.propose(command) {
+                    Ok(id) => {
+                        self.proposals.insert(id, waiter);
+                        return None;
+                    }
+                    Err(CoreProposeError::NotLeader { hint }) => ProposeError::NotLeader { hint },
+                    Err(CoreProposeError::Overloaded) => ProposeError::Overloaded,
+                };
+                // The asker may have gone away.
+                let _ = waiter.send(Err(refused));
+            }
+            Request::Read { waiter } => reads.push(waiter),
+            Request::Status { waiter } => {
+                let _ = waiter.send(self.status());
+            }
+            Request::Shutdown => return Some(StopReason::Shutdown),
+        }
+        None
+    }
+
+    /// Begins one confirmation round for all reads of this turn.
+    fn begin_reads(&mut self, waiters: Vec<ReadWaiter>) {
+        if waiters.is_empty() {
+            return;
+        }
+        let context = self.reads.begin(waiters);
+        match self.raft.read_index(context) {
+            Ok(()) => {}
+            Err(ReadIndexError::NotLeader { hint }) => {
+                self.reads.fail(context, &ReadError::NotLeader { hint })
+            }
+            Err(ReadIndexError::Overloaded) => self.reads.fail(context, &ReadError::Overloaded),
+        }
+    }
+
+    fn on_incoming(&mut self, incoming: Incoming) {
+        match incoming {
+            Incoming::Message(message) => self.step(message),
+            Incoming::Snapshot { from, term, file } => {
+                let body = MessageBody::InstallSnapshot { meta: file.meta.clone() };
+                self.received = Some(file);
+                self.step(Message { from, to: self.options.core.id, term, body });
+            }
+            Incoming::Unreachable(peer) => self.raft.report_unreachable(peer),
+            Incoming::SnapshotSent { to, outcome, last } => {
+                self.raft.report_snapshot(to, outcome, last.index);
+            }
+            Incoming::Connected(peer) => tracing::info!(%peer, "connected"),
+            Incoming::Disconnected(peer) => tracing::info!(%peer, "disconnected"),
+        }
+    }
+
+    fn step(&mut self, message: Message) {
+        let (from, kind) = (message.from, message.body.name());
+        if let Err(error) = self.raft.step(message) {
+            tracing::debug!(%from, kind, %error, "refused a message");
+        }
+    }
+
+    fn on_completion(&mut self, completion: Completion) -> Option<StopReason> {
+        match completion {
+            Completion::Persisted { number, stats } => {
+                self.state.wal = stats;
+                self.state.unattested = true;
+                self.settle(Some(number));
+            }
+            Completion::Applied { last, unsaved_bytes } => {
+                self.state.unsaved_bytes = unsaved_bytes;
+                self.on_applied(last);
+                self.checkpoint_if_due();
+            }
+            Completion::Checkpointed { last } => {
+                self.state.checkpointing = false;
+                self.state.checkpoint = self.state.checkpoint.max(last);
+                self.checkpoint_if_due();
+                self.compact_log();
+                for (entries, waiters) in std::mem::take(&mut self.held_back) {
+                    self.apply(entries, waiters);
+                }
+            }
+            Completion::SnapshotTaken { file } => {
+                for peer in self.snapshots.taken() {
+                    self.transport.send_snapshot(peer, self.raft.hard_state().term, file.clone());
+                }
+                self.compact_log();
+            }
+            Completion::Installed { meta } => self.on_installed(&meta),
+            Completion::Failed(why) => return Some(StopReason::Failed(why)),
+        }
+        None
+    }
+
+    fn checkpoint_if_due(&mut self) {
+        if self.state.unsaved_bytes >= self.options.checkpoint_bytes && !self.state.checkpointing {
+            self.state.checkpointing = true;
+            self.state.unsaved_bytes = 0;
+            self.apply.checkpoint();
+        }
+    }
+
+    /// Applies a group, unless so much is applied and not yet in the store that the checkpoint under way must end
+    /// first. What is held back counts against the log in memory, so proposals are refused in the end.
+    fn apply(&mut self, entries: Vec<Entry>, waiters: Vec<Waiter<S::Response>>) {
+        if self.state.checkpointing && self.state.unsaved_bytes >= self.options.checkpoint_bytes {
+            self.held_back.push((entries, waiters));
+            return;
+        }
+        self.snapshots.applying(&entries);
+        self.apply.apply(entries, waiters);
+    }
+
+    fn on_applied(&mut self, last: LogId) {
+        self.state.applied = last;
+        self.raft.applied(last.index);
+        self.reads.applied(last.index);
+        if let Some(observer) = &self.observer {
+            observer.applied(last);
+        }
+        if self.snapshots.is_due(last.index) {
+            self.apply.snapshot();
+        }
+        self.raft.compact_retaining(self.options.retain_log_bytes);
+    }
+
+    /// The log is needed for recovery only behind what is durable elsewhere: in the store *and* in a snapshot, so
+    /// that a store which is lost can be rebuilt from the snapshot and the log.
+    fn compact_log(&mut self) {
+        if let Some((last, _)) = self.snapshots.newest() {
+            self.log.submit(LogWork::Compact { through: last.index.min(self.state.checkpoint.index) });
+        }
+    }
+
+    /// Carries out one Ready, as its contract says.
+    fn carry_out(&mut self, ready: Ready) {
+        for event in &ready.events {
+            self.on_event(event);
+        }
+        for message in ready.messages {
+            self.transport.send(message);
+        }
+        let writes = ready.hard_state.is_some() || ready.snapshot.is_some() || !ready.entries.is_empty();
+        self.owed.push_back(Owed { number: ready.number, writes, messages: ready.messages_after_persist });
+        if let Some(meta) = ready.snapshot {
+            self.begin_install(ready.number, meta);
+        }
+        if writes {
+            let (number, hard_state, entries) = (ready.number, ready.hard_state, ready.entries);
+            match &mut self.install {
+                Some(install) if install.number == number => {
+                    let prev = install.file.meta.last;
+                    install.held.push(LogWork::Reset { number, prev, hard_state, entries });
+                }
+                Some(install) => install.held.push(LogWork::Append { number, hard_state, entries }),
+                None => self.log.submit(LogWork::Append { number, hard_state, entries }),
+            }
+        } else {
+            self.settle(None);
+        }
+        if !ready.committed.is_empty() {
+            let waiters = ready.committed.iter().map(|entry| self.proposals.take(entry)).collect();
+            self.apply(ready.committed, waiters);
+        }
+        for read in ready.reads {
+            match read.index {
+                Some(index) => self.reads.confirmed(read.context, index, self.state.applied.index),
+                None => self.reads.fail(read.context, &ReadError::LeadershipLost),
+            }
+        }
+        for peer in ready.send_snapshots {
+            self.send_snapshot(peer);
+        }
+    }
+
+    /// Sends the messages and tells the core of every Ready that is durable, given that the log has answered for
+    /// all up to `durable`.
+    fn settle(&mut self, durable: Option<ReadyNumber>) {
+        let mut settled = None;
+        while let Some(first) = self.owed.front() {
+            if first.writes && durable.is_none_or(|durable| first.number > durable) {
+                break;
+            }
+            let Some(owed) = self.owed.pop_front() else { break };
+            for message in owed.messages {
+                self.transport.send(message);
+            }
+            settled = Some(owed.number);
+        }
+        let Some(settled) = settled else { return };
+        self.raft.persisted(settled);
+        if self.install.as_ref().is_some_and(|install| install.number <= settled)
+            && let Some(install) = self.install.take()
+        {
+            assert!(install.held.is_empty(), "the log answered for work it was not given");
+            self.on_applied(install.file.meta.last);
+        }
+    }
+
+    /// Hands the received snapshot to the state machine; the log follows when that is done.
+    ///
+    /// The order makes a crash harmless: the state machine's store switches at once and is the authority; a log
+    /// that is behind it or differs from it is begun anew at the next start.
+    fn begin_install(&mut self, number: ReadyNumber, meta: SnapshotMeta) {
+        assert!(self.install.is_none(), "one snapshot at a time");
+        let file = self.received.take().filter(|file| file.meta == meta);
+        let Some(file) = file else {
+            panic!("the core accepted snapshot {} that was not received", meta.last)
+        };
+        tracing::info!(last = %meta.last, bytes = file.bytes, "installing a snapshot");
+        // The snapshot holds what these would have done; what became of each is not known here.
+        for (_, waiters) in std::mem::take(&mut self.held_back) {
+            for waiter in waiters.into_iter().flatten() {
+                let _ = waiter.send(Err(ProposeError::OutcomeUnknown));
+            }
+        }
+        self.install = Some(Install { number, file: file.clone(), held: Vec::new() });
+        self.apply.install(file);
+    }
+
+    fn on_installed(&mut self, meta: &SnapshotMeta) {
+        let Some(install) = &mut self.install else { panic!("snapshot {} installed unasked", meta.last) };
+        assert_eq!(install.file.meta, *meta, "the snapshot that was to be installed");
+        let held = std::mem::take(&mut install.held);
+        self.state.checkpoint = self.state.checkpoint.max(meta.last);
+        self.proposals.forget_through(meta.last.index);
+        for work in held {
+            self.log.submit(work);
+        }
+    }
+
+    fn send_snapshot(&mut self, peer: crate::core::NodeId) {
+        let compacted = self.raft.first_index().prev();
+        match self.snapshots.for_peer(peer, compacted) {
+            Some(file) => self.transport.send_snapshot(peer, self.raft.hard_state().term, file),
+            None => {
+                if self.snapshots.begin() {
+                    self.apply.snapshot();
+                }
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: &Event) {
+        if let Some(observer) = &self.observer {
+            observer.event(event);
+        }
+        let id = self.options.core.id;
+        match event {
+            Event::RoleChanged { role, term } => {
+                tracing::info!(%id, ?role, %term, "role changed");
+                if *role != RoleName::Leader {
+                    self.snapshots.lost_leadership();
+                }
+                self.leadership.send_modify(|now| {
+                    now.established = false;
+                    now.role = *role;
+                    now.term = *term;
+                });
+            }
+            Event::LeaderChanged { leader, term } => {
+                tracing::info!(%id, ?leader, %term, "leader changed");
+                self.leadership.send_modify(|now| {
+                    now.leader = *leader;
+                    now.term = *term;
+                });
+            }
+            Event::Committed { last } => {
+                let now = *self.leadership.borrow();
+                if now.role == RoleName::Leader && last.term == now.term && !now.established {
+                    self.leadership.send_modify(|now| now.established = true);
+                }
+            }
+            Event::Truncated { from } => tracing::info!(%id, %from, "log truncated"),
+            Event::VoteGranted { to, term } => tracing::debug!(%id, %to, %term, "vote granted"),
+            Event::ConfigurationChanged { index, configuration } => {
+                tracing::info!(%id, %index, ?configuration, "configuration changed");
+            }
+            Event::SnapshotAccepted { meta } => tracing::info!(%id, last = %meta.last, "snapshot accepted"),
+        }
+    }
+
+    fn status(&self) -> NodeStatus {
+        NodeStatus {
+            core: self.raft.status(),
+            configuration: self.raft.configuration().clone(),
+            wal_bytes: self.state.wal.bytes,
+            wal_segments: self.state.wal.segments as u64,
+            snapshot: self.snapshots.newest(),
+            checkpoint: self.state.checkpoint,
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! How the rest of the process talks to a running node.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::core::{Index, NodeId, RoleName, Term};
+
+use super::status::NodeStatus;
+
+/// Why a proposal was not answered. The variants say what may be done next: only [`OutcomeUnknown`] and [`Stopped`]
+/// leave open whether the command was, or will be, applied (rule 14).
+///
+/// [`OutcomeUnknown`]: ProposeError::OutcomeUnknown
+/// [`Stopped`]: ProposeError::Stopped
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Not done. Ask the leader instead.
+    #[error("this node is not the leader{}", hint_text(.hint))]
+    NotLeader {
+        /// Who probably leads.
+        hint: Option<NodeId>,
+    },
+    /// Not done. A queue is full; try again after a little while.
+    #[error("overloaded: too much is waiting to be committed or applied; try again later")]
+    Overloaded,
+    /// Not done, and never will be as it is.
+    #[error("the command has {bytes} bytes; the limit is {limit}")]
+    TooLarge {
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// Not done: another leader's entry was committed in its place. It may be proposed again.
+    #[error("not done: a new leader committed another entry in its place; it may be proposed again")]
+    Superseded,
+    /// It may have been applied, or may yet be.
+    #[error("outcome unknown: the cluster went on without this node telling what became of the command")]
+    OutcomeUnknown,
+    /// The node stopped while the command was under way; it may have been applied, or may yet be.
+    #[error("outcome unknown: the node stopped")]
+    Stopped,
+}
+
+/// Why a read index was not given. A read changes nothing, so it may always be asked for again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Ask the leader instead.
+    #[error("this node is not the leader{}", hint_text(.hint))]
+    NotLeader {
+        /// Who probably leads.
+        hint: Option<NodeId>,
+    },
+    /// Leadership was lost before it was confirmed.
+    #[error("leadership was lost while the read was being confirmed")]
+    LeadershipLost,
+    /// Too many reads wait; try again after a little while.
+    #[error("overloaded: too many reads are waiting; try again later")]
+    Overloaded,
+    /// The node stopped.
+    #[error("the node stopped")]
+    Stopped,
+}
+
+fn hint_text(hint: &Option<NodeId>) -> String {
+    hint.map_or_else(|| "; no leader is known".to_owned(), |id| format!("; {id} probably is"))
+}
+
+/// Who leads, as far as this node knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// The current term.
+    pub term: Term,
+    /// This node's role in it.
+    pub role: RoleName,
+    /// The leader of the term, if known.
+    pub leader: Option<NodeId>,
+    /// Whether this node leads and has committed an entry of its own term: everything that earlier leaders
+    /// committed is then applied here or on its way.
+    pub established: bool,
+}
+
+/// Why a node is no longer running.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StopReason {
+    /// It was asked to.
+    #[error("shut down")]
+    Shutdown,
+    /// A disk or store failed: nothing is acknowledged after that (rule 2).
+    #[error("stopped: {0}")]
+    Failed(String),
+}
+
+/// What waits for a proposal's response.
+pub(super) type ProposalWaiter<R> = oneshot::Sender<Result<R, ProposeError>>;
+/// What waits for a read index.
+pub(super) type ReadWaiter = oneshot::Sender<Result<Index, ReadError>>;
+
+pub(super) enum Request<R> {
+    Propose { command: Bytes, waiter: ProposalWaiter<R> },
+    Read { waiter: ReadWaiter },
+    Status { waiter: oneshot::Sender<NodeStatus> },
+    Shutdown,
+}
+
+/// A running node. Clones are handles to the same node; it goes on running when all of them are dropped, until
+/// [`shutdown`](Self::shutdown).
+pub struct RaftHandle<R> {
+    pub(super) id: NodeId,
+    pub(super) command_bytes_max: u64,
+    pub(super) requests: mpsc::Sender<Request<R>>,
+    pub(super) leadership: watch::Receiver<Leadership>,
+    pub(super) stopped: watch::Receiver<Option<Arc<StopReason>>>,
+}
+
+impl<R> Clone for RaftHandle<R> {
+    fn clone(&self) -> Self {
+        Self {
+            id: self.id,
+            command_bytes_max: self.command_bytes_max,
+            requests: self.requests.clone(),
+            leadership: self.leadership.clone(),
+            stopped: self.stopped.clone(),
+        }
+    }
+}
+
+impl<R: Send + 'static> RaftHandle<R> {
+    /// This node's id.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// Has `command` replicated and applied; answers what the state machine answered.
+    ///
+    /// Dropping the future does not take the command back.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn propose(&self, command: Bytes) -> Result<R, ProposeError> {
+        self.propose_start(command)?.await.unwrap_or(Err(ProposeError::Stopped))
+    }
+
+    /// Like [`propose`](Self::propose), but returns as soon as the command is handed in; the receiver answers, or
+    /// fails if the node stops.
+    ///
+    /// # Errors
+    /// Those that are known at once.
+    pub fn propose_start(
+        &self,
+        command: Bytes,
+    ) -> Result<oneshot::Receiver<Result<R, ProposeError>>, ProposeError> {
+        let bytes = command.len() as u64;
+        if bytes > self.command_bytes_max {
+            return Err(ProposeError::TooLarge { bytes, limit: self.command_bytes_max });
+        }
+        let (waiter, answer) = oneshot::channel();
+        match self.requests.try_send(Request::Propose { command, waiter }) {
+            Ok(()) => Ok(answer),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(ProposeError::Overloaded),
+            // It never reached the event loop; but the caller cannot do better than with any stopped node.
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(ProposeError::NotLeader { hint: None }),
+        }
+    }
+
+    /// Confirms that this node still leads and waits until everything committed before the call is applied here:
+    /// a read of the state machine after that is linearizable (§6.4).
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn read_index(&self) -> Result<Index, ReadError> {
+        let (waiter, answer) = oneshot::channel();
+        match self.requests.try_send(Request::Read { waiter }) {
+            Ok(()) => answer.await.unwrap_or(Err(ReadError::Stopped)),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(ReadError::Overloaded),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(ReadError::Stopped),
+        }
+    }
+
+    /// What the node is doing. `None` once it has stopped.
+    pub async fn status(&self) -> Option<NodeStatus> {
+        let (waiter, answer) = oneshot::channel();
+        self.requests.send(Request::Status { waiter }).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Who leads, as far as this node knows; the receiver can wait for changes.
+    #[must_use]
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
+    }
+
+    /// Asks the node to stop, and waits until it has.
+    pub async fn shutdown(&self) -> Arc<StopReason> {
+        // An error means that it has stopped already.
+        let _ = self.requests.send(Request::Shutdown).await;
+        self.stopped().await
+    }
+
+    /// Waits until the node has stopped, for whatever reason.
+    pub async fn stopped(&self) -> Arc<StopReason> {
+        let mut stopped = self.stopped.clone();
+        let reason = stopped.wait_for(Option::is_some).await.ok().and_then(|r| r.clone());
+        reason.unwrap_or_else(|| Arc::new(StopReason::Failed("the node's event loop is gone".to_owned())))
+    }
+}

@@ -1,0 +1,134 @@
+//! When a snapshot file is due, and who waits for one.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::core::{Entry, Index, LogId, NodeId};
+use crate::snapshot::{SnapshotDir, SnapshotFile};
+
+/// Decides about snapshot files; writes none itself.
+pub(super) struct Snapshots {
+    dir: Arc<SnapshotDir>,
+    /// Whether one is being written.
+    taking: bool,
+    /// Followers that need one newer than the newest.
+    waiting: BTreeSet<NodeId>,
+    /// Bytes of log applied since the newest one was begun.
+    log_bytes: u64,
+    entries_min: u64,
+    log_bytes_min: u64,
+}
+
+impl Snapshots {
+    pub(super) fn new(dir: Arc<SnapshotDir>, entries_min: u64, log_bytes_min: u64) -> Self {
+        Self { dir, taking: false, waiting: BTreeSet::new(), log_bytes: 0, entries_min, log_bytes_min }
+    }
+
+    /// The last entry in the newest file, and the file's bytes.
+    pub(super) fn newest(&self) -> Option<(LogId, u64)> {
+        self.dir.newest().map(|file| (file.meta.last, file.bytes))
+    }
+
+    /// These are about to be applied.
+    pub(super) fn applying(&mut self, entries: &[Entry]) {
+        self.log_bytes += entries.iter().map(Entry::size_bytes).sum::<u64>();
+    }
+
+    /// Whether a snapshot should be begun now, `applied` being the last entry applied; if so, it is taken as begun.
+    ///
+    /// Waiting until the log since then is as large as the file itself bounds what writing snapshots costs.
+    pub(super) fn is_due(&mut self, applied: Index) -> bool {
+        let (index, file_bytes) = self.newest().map_or((0, 0), |(last, bytes)| (last.index.0, bytes));
+        applied.0 >= index + self.entries_min
+            && self.log_bytes >= self.log_bytes_min.max(file_bytes)
+            && self.begin()
+    }
+
+    /// Takes a snapshot as begun; false if one is under way already.
+    pub(super) fn begin(&mut self) -> bool {
+        if self.taking {
+            return false;
+        }
+        self.taking = true;
+        self.log_bytes = 0;
+        true
+    }
+
+    /// The snapshot that was begun is written. Returns the followers that wait for it.
+    pub(super) fn taken(&mut self) -> BTreeSet<NodeId> {
+        self.taking = false;
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// The file to send to a follower, whose log must be continued from `compacted` on. Without one the follower
+    /// waits for the next.
+    pub(super) fn for_peer(&mut self, peer: NodeId, compacted: Index) -> Option<SnapshotFile> {
+        let file = self.dir.newest().filter(|file| file.meta.last.index >= compacted);
+        if file.is_none() {
+            self.waiting.insert(peer);
+        }
+        file
+    }
+
+    /// Followers are another leader's business now.
+    pub(super) fn lost_leadership(&mut self) {
+        self.waiting.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::core::{Configuration, Payload, SnapshotMeta, Term};
+    use crate::disk::RealDisk;
+
+    fn dir(at: &tempfile::TempDir) -> Arc<SnapshotDir> {
+        Arc::new(SnapshotDir::open(Arc::new(RealDisk), &at.path().join("snapshots"), 1).unwrap())
+    }
+
+    fn write(dir: &SnapshotDir, index: u64, bytes: usize) -> SnapshotFile {
+        let configuration = Configuration::of_voters([NodeId(1)]);
+        let meta = SnapshotMeta { last: LogId::new(1, index), configuration };
+        let mut writer = dir.create(&meta).unwrap();
+        writer.write_all(&vec![7; bytes]).unwrap();
+        writer.commit().unwrap()
+    }
+
+    fn entries(n: u64) -> Vec<Entry> {
+        (1..=n).map(|i| Entry { term: Term(1), index: Index(i), payload: Payload::Noop }).collect()
+    }
+
+    #[test]
+    fn a_snapshot_is_due_by_entries_and_by_bytes_and_one_at_a_time() {
+        let at = tempfile::tempdir().unwrap();
+        let dir = dir(&at);
+        let mut snapshots = Snapshots::new(Arc::clone(&dir), 10, 100);
+        snapshots.applying(&entries(9));
+        assert!(!snapshots.is_due(Index(9)), "nine entries are too few");
+        assert!(snapshots.is_due(Index(10)));
+        snapshots.applying(&entries(50));
+        assert!(!snapshots.is_due(Index(60)), "one is under way");
+        write(&dir, 10, 100_000);
+        snapshots.taken();
+        assert!(!snapshots.is_due(Index(60)), "the log since then is smaller than the file");
+    }
+
+    #[test]
+    fn a_follower_behind_the_newest_file_waits_for_the_next() {
+        let at = tempfile::tempdir().unwrap();
+        let dir = dir(&at);
+        write(&dir, 10, 1);
+        let mut snapshots = Snapshots::new(Arc::clone(&dir), 10, 100);
+        let held = snapshots.for_peer(NodeId(2), Index(10)).unwrap();
+        assert!(snapshots.for_peer(NodeId(3), Index(11)).is_none());
+        write(&dir, 20, 1);
+        assert_eq!(snapshots.taken(), BTreeSet::from([NodeId(3)]));
+        assert!(dir.reader(&held).is_ok(), "a file in somebody's hands is not removed");
+        drop(held);
+        write(&dir, 30, 1);
+        let left: Vec<_> = std::fs::read_dir(at.path().join("snapshots")).unwrap().collect();
+        assert_eq!(left.len(), 1, "but then it goes: {left:?}");
+    }
+}

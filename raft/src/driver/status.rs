@@ -1,0 +1,22 @@
+//! What a node tells about itself.
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::{Configuration, LogId, Status};
+
+/// A node's state at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// What the core knows.
+    pub core: Status,
+    /// The configuration in force.
+    pub configuration: Configuration,
+    /// Bytes that the durable log takes on disk.
+    pub wal_bytes: u64,
+    /// How many segments the durable log has.
+    pub wal_segments: u64,
+    /// The last entry in the newest snapshot file, and the file's bytes.
+    pub snapshot: Option<(LogId, u64)>,
+    /// The last entry that the state machine's store holds durably.
+    pub checkpoint: LogId,
+}

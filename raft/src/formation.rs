@@ -1,0 +1,326 @@
+//! How a cluster comes to be: once, by itself, of exactly the members that every configuration lists.
+//!
+//! # Rules
+//!
+//! - Only the listed member with the lowest id forms a cluster, and only when every other listed member has told it,
+//!   in one round, that it is empty and lists the same members. It then draws the cluster's id, writes the
+//!   *record* (the id, and every member's incarnation) into its own identity file, and only when that is durable does
+//!   anyone hear of it.
+//! - Everyone else asks the listed members whether there is a record yet. Who has it gives it to a member that stands
+//!   in it *with the incarnation that stands in it*. Who gets it makes it durable before doing anything else.
+//! - A node without the record starts no consensus: it neither votes nor acknowledges.
+//! - A member that stands in the record with another incarnation has lost its disk, and with it its promises. It is
+//!   refused, and stops with a message that says so. A member that does not stand in it was added to the lists later:
+//!   joining a cluster is a change of membership and goes through the log; it never forms one.
+//!
+//! # Why there is never a second cluster
+//!
+//! A record is drawn only by the lowest member, and its identity file holds one. Crashes: before the record is durable
+//! nobody has heard of it, and it may be drawn anew; afterwards it is there for ever. Should that one disk be wiped,
+//! whoever has the record answers "formed", not "empty", and no new one is drawn; if nobody has it, the lost record
+//! stood for nothing. Two members that each believe to be the lowest have different lists, and refuse each other.
+//! What one would have to lose for two clusters to work at once is the disks of a majority.
+//!
+//! There is no message that carries the record unasked: members ask (every `backoff_min` at first), so that there is
+//! only one way to get it, the same before and after any crash.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::blocking::SharedBlocking;
+use crate::clock::{SharedClock, sleep};
+use crate::core::NodeId;
+use crate::disk::SharedDisk;
+use crate::identity::{self, ClusterId, ClusterRecord, Identity, IdentityError};
+use crate::mutant;
+use crate::net::{Listener, SharedNet};
+use crate::random::SplitMix;
+use crate::transport::PeerOptions;
+use crate::transport::dial::{DialError, dial};
+use crate::transport::handshake::{Answer, Hello, Purpose, Refusal};
+use crate::transport::reception::Reception;
+use crate::transport::support::{Backoff, Tasks, on_lane};
+
+/// The longest wait between two rounds of questions: a cluster whose last member has come up forms within two.
+const WAIT_MAX: Duration = Duration::from_millis(250);
+
+/// What forming needs.
+#[derive(Clone)]
+pub struct FormationConfig {
+    /// The time.
+    pub clock: SharedClock,
+    /// Streams to the other members.
+    pub net: SharedNet,
+    /// Where the identity file lies.
+    pub disk: SharedDisk,
+    /// Where the lane for writing it comes from.
+    pub blocking: SharedBlocking,
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// Every member that is to form the cluster, this one included, and its address.
+    pub members: BTreeMap<NodeId, String>,
+    /// Patience toward peers.
+    pub options: PeerOptions,
+    /// What the cluster's id is drawn from, if this node draws it. Must be fresh at every start.
+    pub seed: u64,
+}
+
+/// The cluster cannot be formed, nor joined. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum FormationError {
+    /// The configuration does not list the node itself.
+    #[error("this node is {member}, but its list of members does not contain it: correct the id or the list")]
+    NotListed {
+        /// This node.
+        member: NodeId,
+    },
+    /// The cluster knows this member with another disk.
+    #[error(
+        "{member} is a member of the cluster already, with another disk (incarnation {expected:016x}, this one has \
+         {found:016x}), as {by} at {address} says: restore its data directory, or remove {member} from the cluster \
+         and add a new member with another id and an empty directory"
+    )]
+    Wiped {
+        /// This node.
+        member: NodeId,
+        /// The incarnation in the cluster's record.
+        expected: u64,
+        /// The incarnation in the data directory.
+        found: u64,
+        /// Who said so.
+        by: NodeId,
+        /// Its address.
+        address: String,
+    },
+    /// The cluster was formed without this member.
+    #[error(
+        "the cluster was formed without {member}, as {by} at {address} says: add it as a new member, or correct its \
+         id or its list of members"
+    )]
+    FormedWithout {
+        /// This node.
+        member: NodeId,
+        /// Who said so.
+        by: NodeId,
+        /// Its address.
+        address: String,
+    },
+    /// The record cannot be written.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The lane is gone: the node is being stopped.
+    #[error("stopped while the cluster was being formed")]
+    Stopped,
+}
+
+/// Waits until the cluster is formed, taking part in forming it, and returns this node's identity with the cluster's
+/// record in it, durable. At once, if it is formed already.
+///
+/// `listener` is the one that peers dial later, too; meanwhile other members are answered on it. The future may be
+/// dropped at any time; nothing goes on behind it.
+///
+/// # Errors
+/// See [`FormationError`]. Members that are not reachable, or list others, are no error: this waits for them, and
+/// says in the log what for.
+pub async fn form(
+    config: FormationConfig,
+    identity: Identity,
+    listener: &mut dyn Listener,
+) -> Result<Identity, FormationError> {
+    if identity.cluster.is_some() {
+        return Ok(identity);
+    }
+    if !config.members.contains_key(&identity.member) {
+        return Err(FormationError::NotListed { member: identity.member });
+    }
+    let reception = Arc::new(Reception::new(Arc::clone(&config.clock), identity.clone(), &config.options));
+    let listed = Arc::new(config.members.keys().copied().collect::<BTreeSet<_>>());
+    let asking = Asking { config: &config, identity: &identity, listed: &listed, reception: &reception };
+    // Whoever calls while the record is being written is not answered: "empty" is over, "formed" not true yet.
+    let record = tokio::select! {
+        biased;
+        record = asking.run() => record?,
+        never = answer(&reception, &listed, listener) => match never {},
+    };
+    tracing::info!(cluster = %ClusterId(record.cluster), members = ?record.members.keys(), "the cluster is formed");
+    let identity = Identity { cluster: Some(record), ..identity };
+    let lane = config.blocking.lane("identity");
+    let (disk, dir, formed) = (config.disk, config.data_dir, identity.clone());
+    match on_lane(&lane, move || identity::store(&*disk, &dir, &formed)).await {
+        Some(stored) => stored.map(|()| identity).map_err(FormationError::from),
+        None => Err(FormationError::Stopped),
+    }
+}
+
+/// Answers the other members, until dropped.
+async fn answer(
+    reception: &Arc<Reception>,
+    listed: &Arc<BTreeSet<NodeId>>,
+    listener: &mut dyn Listener,
+) -> Infallible {
+    let mut tasks = Tasks::default();
+    loop {
+        let stranger = reception.next(listener).await;
+        let (reception, listed) = (Arc::clone(reception), Arc::clone(listed));
+        tasks.spawn(async move {
+            reception.greet(stranger, &listed).await;
+        });
+    }
+}
+
+/// What a member said, or why it said nothing.
+type Told = (NodeId, Result<Answer, DialError>);
+
+/// What a round of questions has brought.
+enum Round {
+    /// There is a cluster.
+    Formed(ClusterRecord),
+    /// All others are empty and list the same members; these are everyone's incarnations.
+    AllEmpty(BTreeMap<NodeId, u64>),
+    /// Neither; what is missing.
+    Waiting(Vec<String>),
+}
+
+struct Asking<'a> {
+    config: &'a FormationConfig,
+    identity: &'a Identity,
+    listed: &'a BTreeSet<NodeId>,
+    reception: &'a Reception,
+}
+
+impl Asking<'_> {
+    /// Asks until there is a record.
+    async fn run(&self) -> Result<ClusterRecord, FormationError> {
+        let FormationConfig { options, seed, clock, .. } = self.config;
+        let mut random = SplitMix::derived(*seed, 0x666f_726d);
+        let wait_max = options.backoff_max.min(WAIT_MAX);
+        let mut backoff = Backoff::new(options.backoff_min, wait_max, random.draw());
+        loop {
+            match self.round().await? {
+                Round::Formed(record) => return Ok(record),
+                Round::AllEmpty(members) if self.listed.first() == Some(&self.identity.member) => {
+                    let cluster = (u128::from(random.draw()) << 64) | u128::from(random.draw());
+                    return Ok(ClusterRecord { cluster, members });
+                }
+                // The lowest member will notice it too.
+                Round::AllEmpty(_) => {}
+                Round::Waiting(reasons) => self.log_waiting(&reasons),
+            }
+            sleep(&**clock, backoff.draw()).await;
+        }
+    }
+
+    /// Asks every other listed member, all at the same time.
+    async fn round(&self) -> Result<Round, FormationError> {
+        let (sender, mut told) = mpsc::channel::<Told>(self.listed.len());
+        let mut tasks = Tasks::default();
+        for (id, address) in self.config.members.iter().filter(|(id, _)| **id != self.identity.member) {
+            tasks.spawn(ask(self.config.clone(), self.hello(*id), address.clone(), sender.clone()));
+        }
+        drop(sender);
+        let mut members = BTreeMap::from([(self.identity.member, self.identity.incarnation)]);
+        let mut reasons = Vec::new();
+        while let Some((by, answer)) = told.recv().await {
+            match self.weigh(by, answer)? {
+                Weighed::Formed(record) => return Ok(Round::Formed(record)),
+                Weighed::Empty(incarnation) => {
+                    members.insert(by, incarnation);
+                }
+                Weighed::Nothing(why) => reasons.push(format!("{by}: {why}")),
+            }
+        }
+        if members.len() == self.listed.len() {
+            Ok(Round::AllEmpty(members))
+        } else {
+            Ok(Round::Waiting(reasons))
+        }
+    }
+
+    /// What one member's answer means.
+    fn weigh(&self, by: NodeId, answer: Result<Answer, DialError>) -> Result<Weighed, FormationError> {
+        match answer {
+            Ok(Answer::Formed(record)) => self.check(by, &record).map(|()| Weighed::Formed(record)),
+            Ok(Answer::Empty { incarnation, listed }) if listed == *self.listed => {
+                Ok(Weighed::Empty(incarnation))
+            }
+            Ok(Answer::Empty { listed, .. }) => {
+                let why =
+                    format!("it lists {listed:?}, this node {:?}: make the lists the same", self.listed);
+                self.reception.warn(by.0, "lists", || format!("{by} is not of the same cluster: {why}"));
+                Ok(Weighed::Nothing(why))
+            }
+            Ok(Answer::Accept { .. } | Answer::Refuse(_)) => {
+                Ok(Weighed::Nothing("it makes no sense".to_owned()))
+            }
+            Err(DialError::Refused(Refusal::WrongIncarnation { expected })) => Err(self.wiped(by, expected)),
+            Err(DialError::Refused(Refusal::UnknownMember)) => Err(self.formed_without(by)),
+            Err(error) => {
+                let why = error.explain(self.identity.member, by);
+                if let DialError::Refused(refusal) = &error {
+                    self.reception.warn(by.0, refusal.name(), || format!("{by} refused this node: {why}"));
+                }
+                Ok(Weighed::Nothing(why))
+            }
+        }
+    }
+
+    /// That this node, with this disk, stands in a record. The giver has looked already.
+    fn check(&self, by: NodeId, record: &ClusterRecord) -> Result<(), FormationError> {
+        match record.members.get(&self.identity.member) {
+            None => Err(self.formed_without(by)),
+            // The planted bug: a wiped disk takes up its old id again.
+            Some(_) if mutant!("wiped-id") => Ok(()),
+            Some(expected) if *expected != self.identity.incarnation => Err(self.wiped(by, *expected)),
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn hello(&self, to: NodeId) -> Hello {
+        let Identity { member, incarnation, .. } = *self.identity;
+        Hello {
+            cluster: None,
+            member,
+            incarnation,
+            to,
+            purpose: Purpose::Formation { listed: self.listed.clone() },
+        }
+    }
+
+    fn wiped(&self, by: NodeId, expected: u64) -> FormationError {
+        let Identity { member, incarnation: found, .. } = *self.identity;
+        FormationError::Wiped { member, expected, found, by, address: self.address(by) }
+    }
+
+    fn formed_without(&self, by: NodeId) -> FormationError {
+        FormationError::FormedWithout { member: self.identity.member, by, address: self.address(by) }
+    }
+
+    fn address(&self, id: NodeId) -> String {
+        self.config.members.get(&id).cloned().unwrap_or_default()
+    }
+
+    fn log_waiting(&self, reasons: &[String]) {
+        if self.reception.may_log(0, "waiting") {
+            tracing::info!("waiting for all members to form the cluster; {}", reasons.join("; "));
+        }
+    }
+}
+
+/// What one answer is worth.
+enum Weighed {
+    Formed(ClusterRecord),
+    Empty(u64),
+    Nothing(String),
+}
+
+/// Asks one member.
+async fn ask(config: FormationConfig, hello: Hello, address: String, told: mpsc::Sender<Told>) {
+    let answer = dial(&*config.clock, &*config.net, &address, &hello, &config.options).await;
+    // The round may be over already.
+    let _ = told.send((hello.to, answer.map(|dialled| dialled.answer))).await;
+}

@@ -1,0 +1,240 @@
+//! The sending half of a peer: dials it, drains its queue into the stream, and dials again when that breaks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+
+use super::dial::{DialError, Dialled, dial};
+use super::handshake::{Purpose, Refusal, check_accept};
+use super::outbox::Outbox;
+use super::support::{Backoff, Ticker};
+use super::{Incoming, Shared};
+use crate::clock::sleep;
+use crate::codec::{FrameError, FrameReader};
+use crate::core::{Message, NodeId};
+use crate::net::BoxStream;
+
+/// What travels on a stream of messages, as it is sent.
+#[derive(Debug, Serialize)]
+pub(super) enum Outgoing<'a> {
+    Message(&'a Message),
+    Ping,
+}
+
+/// The same, as it is received.
+#[derive(Debug, Deserialize)]
+pub(super) enum Frame {
+    Message(Message),
+    /// To be answered with a [`Pong`].
+    Ping,
+}
+
+/// All that travels against the direction of the stream once the handshake is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Pong {
+    Pong,
+}
+
+/// A stream is looked after this many times within `read_idle_max`.
+pub(super) const TICKS: u32 = 4;
+
+/// Why a stream to a peer ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("the peer closed it")]
+    Closed,
+    #[error("{0}")]
+    Broken(#[from] FrameError),
+    #[error("the peer takes nothing any more")]
+    Stalled,
+    #[error("the peer does not answer pings")]
+    Silent,
+    #[error("the event loop is gone")]
+    Gone,
+}
+
+/// One peer's link. It lives as long as the peer has this address.
+pub(super) struct Link {
+    shared: Arc<Shared>,
+    to: NodeId,
+    address: String,
+    outbox: Arc<Outbox>,
+    backoff: Backoff,
+    /// Whether the event loop was told that the peer cannot be reached, and nothing better since.
+    told_unreachable: bool,
+}
+
+impl Link {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        to: NodeId,
+        address: String,
+        outbox: Arc<Outbox>,
+        seed: u64,
+    ) -> Self {
+        let backoff = Backoff::new(shared.options.backoff_min, shared.options.backoff_max, seed);
+        Self { shared, to, address, outbox, backoff, told_unreachable: false }
+    }
+
+    /// Dials and sends until dropped.
+    pub(super) async fn run(mut self) {
+        loop {
+            match self.connect().await {
+                Ok(stream) => {
+                    let began = self.shared.clock.now();
+                    let ended = self.serve(stream).await;
+                    if matches!(ended, Ended::Gone) {
+                        return;
+                    }
+                    tracing::info!(peer = %self.to, address = self.address, "disconnected: {ended}");
+                    // A peer that accepts and hangs up at once is left alone for longer and longer.
+                    if self.shared.clock.now().since(began) >= self.shared.options.backoff_max {
+                        self.backoff.reset();
+                    }
+                }
+                Err(error) => self.log(&error),
+            }
+            if !self.tell_unreachable().await {
+                return;
+            }
+            sleep(&*self.shared.clock, self.backoff.draw()).await;
+        }
+    }
+
+    async fn connect(&self) -> Result<Dialled, DialError> {
+        let hello = self.shared.hello(self.to, Purpose::Messages);
+        let Shared { clock, net, options, record, .. } = &*self.shared;
+        let dialled = dial(&**clock, &**net, &self.address, &hello, options).await?;
+        check_accept(record, self.to, &dialled.answer).map_err(DialError::Mismatch)?;
+        Ok(dialled)
+    }
+
+    /// Sends on a new stream until it ends. The event loop hears of both.
+    async fn serve(&mut self, stream: Dialled) -> Ended {
+        tracing::info!(peer = %self.to, address = self.address, "connected");
+        self.outbox.open();
+        self.told_unreachable = false;
+        if self.tell(Incoming::Connected(self.to)).await.is_err() {
+            return Ended::Gone;
+        }
+        let ended = match self.pump(stream.reader, stream.writer).await {
+            Err(ended) => ended,
+            Ok(never) => match never {},
+        };
+        self.outbox.close();
+        match self.tell(Incoming::Disconnected(self.to)).await {
+            Ok(()) => ended,
+            Err(gone) => gone,
+        }
+    }
+
+    /// Moves what is queued into the stream.
+    async fn pump(
+        &self,
+        mut reader: FrameReader<ReadHalf<BoxStream>>,
+        mut writer: WriteHalf<BoxStream>,
+    ) -> Result<std::convert::Infallible, Ended> {
+        let (mut control, mut appends) = (BytesMut::new(), BytesMut::new());
+        let mut watch = Watch::new(&self.shared);
+        loop {
+            if self.outbox.take(&mut control, &mut appends).report_loss {
+                tracing::debug!(peer = %self.to, "the queue was full: messages were dropped");
+                self.tell(Incoming::Unreachable(self.to)).await?;
+            }
+            if control.is_empty() && appends.is_empty() {
+                // The rare first, so that a busy queue cannot starve them.
+                tokio::select! {
+                    biased;
+                    pong = reader.read::<Pong>() => watch.heard(pong)?,
+                    () = watch.ticker.tick() => watch.ticked(&self.outbox, false)?,
+                    () = self.outbox.pushed() => {}
+                }
+                continue;
+            }
+            let mut out = (&mut control).chain(&mut appends);
+            while out.has_remaining() {
+                tokio::select! {
+                    biased;
+                    pong = reader.read::<Pong>() => watch.heard(pong)?,
+                    () = watch.ticker.tick() => watch.ticked(&self.outbox, true)?,
+                    written = writer.write_buf(&mut out) => match written.map_err(FrameError::Io)? {
+                        0 => return Err(Ended::Closed),
+                        _ => watch.stalled_ticks = 0,
+                    },
+                }
+            }
+            writer.flush().await.map_err(FrameError::Io)?;
+        }
+    }
+
+    async fn tell(&self, incoming: Incoming) -> Result<(), Ended> {
+        self.shared.inbox.send(incoming, 0).await.map_err(|_| Ended::Gone)
+    }
+
+    /// Whether there still is an event loop.
+    async fn tell_unreachable(&mut self) -> bool {
+        if self.told_unreachable {
+            return true;
+        }
+        self.told_unreachable = true;
+        self.tell(Incoming::Unreachable(self.to)).await.is_ok()
+    }
+
+    fn log(&self, error: &DialError) {
+        let (local, to, address) = (self.shared.member(), self.to, &self.address);
+        if matches!(error, DialError::Refused(Refusal::NotFormed)) {
+            tracing::debug!(peer = %to, address, "it does not know of the cluster yet");
+            return;
+        }
+        self.shared.reception.warn(to.0, error.name(), || {
+            format!("cannot send to {to} at {address}: {}", error.explain(local, to))
+        });
+    }
+}
+
+/// Notices that the other end is gone although nothing breaks: a frozen process, a cut cable.
+struct Watch {
+    ticker: Ticker,
+    /// Ticks since a write last made progress, while one was under way.
+    stalled_ticks: u32,
+    /// Ticks since anything was heard.
+    silent_ticks: u32,
+}
+
+impl Watch {
+    fn new(shared: &Shared) -> Self {
+        Self { ticker: shared.ticker(), stalled_ticks: 0, silent_ticks: 0 }
+    }
+
+    fn heard(&mut self, pong: Result<Option<Pong>, FrameError>) -> Result<(), Ended> {
+        match pong? {
+            Some(Pong::Pong) => self.silent_ticks = 0,
+            None => return Err(Ended::Closed),
+        }
+        Ok(())
+    }
+
+    /// Pings at every tick, whatever else is sent: only an answer shows that the other end still takes it in.
+    fn ticked(&mut self, outbox: &Outbox, writing: bool) -> Result<(), Ended> {
+        self.stalled_ticks = if writing { self.stalled_ticks + 1 } else { 0 };
+        self.silent_ticks += 1;
+        if self.stalled_ticks > TICKS {
+            return Err(Ended::Stalled);
+        }
+        if self.silent_ticks > TICKS {
+            return Err(Ended::Silent);
+        }
+        outbox.ping();
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// A ticker for looking after a stream.
+    pub(super) fn ticker(&self) -> Ticker {
+        Ticker::new(&self.clock, (self.options.read_idle_max / TICKS).max(Duration::from_millis(1)))
+    }
+}

@@ -1,0 +1,84 @@
+//! What one schedule is like: drawn from its seed, so that some schedules are all partitions, some all crashes, some
+//! all snapshots, and some calm.
+
+use raft::core::{Config, Configuration, NodeId};
+
+use crate::common::Rng;
+
+/// The settings of one schedule. Chances are parts in a thousand.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) nodes: usize,
+    pub(crate) configuration: Configuration,
+    pub(crate) actions: usize,
+    pub(crate) drop: usize,
+    pub(crate) duplicate: usize,
+    pub(crate) reorder: usize,
+    pub(crate) crash: usize,
+    pub(crate) restart: usize,
+    pub(crate) partition: usize,
+    pub(crate) compact: usize,
+    pub(crate) propose: usize,
+    pub(crate) read: usize,
+    pub(crate) campaign: usize,
+    pub(crate) hand_over: usize,
+    /// How often a Ready is made durable at once, rather than later.
+    pub(crate) prompt_disk: usize,
+    /// How often each node's clock ticks, in parts of the whole.
+    pub(crate) tick: Vec<usize>,
+    pub(crate) config: Config,
+}
+
+impl Plan {
+    pub(crate) fn draw(rng: &mut Rng) -> Self {
+        let nodes = *rng.pick(&[1, 2, 3, 3, 3, 3, 3, 5, 5, 5]);
+        let sometimes = |rng: &mut Rng, most: usize| {
+            if rng.chance(400) { 0 } else { rng.below(most + 1) }
+        };
+        let append_bytes_max = if rng.chance(300) { 1 } else { 1 + rng.below(400) as u64 };
+        let config = Config {
+            id: NodeId(1),
+            election_timeout_ticks: 3 + rng.below(6) as u32,
+            heartbeat_ticks: 1 + rng.below(2) as u32,
+            append_bytes_max,
+            inflight_messages_max: 1 + rng.below(5),
+            inflight_bytes_max: 1 + rng.below(800) as u64,
+            log_bytes_max: if rng.chance(700) { 20_000 } else { 200 + rng.below(1500) as u64 },
+            reads_pending_max: 1 + rng.below(8),
+            seed: rng.next(),
+        };
+        Self {
+            nodes,
+            configuration: draw_configuration(rng, nodes),
+            actions: 500 + rng.below(3000),
+            drop: sometimes(rng, 250),
+            duplicate: sometimes(rng, 200),
+            reorder: sometimes(rng, 1000),
+            crash: sometimes(rng, 150),
+            restart: 30 + rng.below(300),
+            partition: sometimes(rng, 200),
+            compact: sometimes(rng, 100),
+            propose: 10 + rng.below(100),
+            read: sometimes(rng, 100),
+            campaign: sometimes(rng, 15),
+            hand_over: sometimes(rng, 25),
+            prompt_disk: rng.below(1001),
+            tick: (0..nodes).map(|_| rng.below(5)).collect(),
+            config,
+        }
+    }
+}
+
+/// Mostly plain voters; sometimes a learner, or two halves that must agree.
+fn draw_configuration(rng: &mut Rng, nodes: usize) -> Configuration {
+    let ids = |from: usize, to: usize| (from..=to).map(|id| NodeId(id as u64));
+    let mut configuration = Configuration::of_voters(ids(1, nodes));
+    if nodes == 5 && rng.chance(300) {
+        configuration.voters = ids(1, 3).collect();
+        configuration.voters_outgoing = ids(3, 5).collect();
+    } else if nodes > 2 && rng.chance(150) {
+        configuration.voters = ids(1, nodes - 1).collect();
+        configuration.learners = ids(nodes, nodes).collect();
+    }
+    configuration
+}

@@ -1,0 +1,202 @@
+//! Who looks for which value, and until when.
+//!
+//! A value is looked for by the gets that answer it and the cas that expect it, whether they succeed or not (a failed
+//! cas makes sure that the state is another). A state's *expiry* is the number of operations that have an end,
+//! counted by their ends, which must be placed until nobody is left who looks for it. Where nothing appends a state
+//! is looked for as itself; where something does, as a prefix of a value.
+//!
+//! A cas of unknown outcome looks for what it expects as long as somebody may see what it makes of it.
+
+use super::{
+    model::{NEVER, Span, State},
+    register::Action,
+    states::{ABSENT, EMPTY, States, UNSEEN},
+};
+
+/// Until when each state is looked for.
+pub(crate) struct Looks {
+    appends: bool,
+    /// The values looked for, in the order of their texts, without absence.
+    values: Vec<State>,
+    /// The place of each state among the values, or `NONE`.
+    place: Vec<u32>,
+    /// The expiries of the values: a tree of maxima whose leaves are its second half.
+    tree: Vec<u32>,
+    /// The expiry of absence as such.
+    absent: u32,
+    /// The expiry of the last failed cas.
+    failed: u32,
+    /// What is known about the states asked for.
+    known: Vec<Option<Look>>,
+}
+
+/// The values that a state is a prefix of (or equal to), and the last expiry among them.
+#[derive(Clone, Copy)]
+struct Look {
+    expiry: u32,
+    from: u32,
+    to: u32,
+}
+
+const NONE: u32 = u32::MAX;
+
+/// How often the expiries of what cas of unknown outcome expect are worked out anew until they are taken as endless.
+const ROUNDS_MAX: usize = 16;
+
+impl Looks {
+    pub(crate) fn new(states: &States<'_>, actions: &[Action], spans: &[Span], appends: bool) -> Looks {
+        let value = |action: &Action| match *action {
+            Action::Get(value) | Action::Cas(value, _) | Action::CasFailed(value) => Some(value),
+            Action::Put(_) | Action::Append(_) => None,
+        };
+        let mut values: Vec<State> =
+            actions.iter().filter_map(value).filter(|value| *value != ABSENT).collect();
+        values.sort_unstable();
+        values.dedup();
+        values.sort_by_key(|value| states.spelled(*value));
+        let mut place = vec![NONE; states.count()];
+        for (at, value) in values.iter().enumerate() {
+            place[*value as usize] = at as u32;
+        }
+        let tree = vec![0; 2 * values.len()];
+        let mut looks = Looks { appends, values, place, tree, absent: 0, failed: 0, known: Vec::new() };
+
+        let mut by_end: Vec<usize> = (0..actions.len()).filter(|at| spans[*at].ret != NEVER).collect();
+        by_end.sort_unstable_by_key(|at| spans[*at].ret);
+        for (rank, at) in by_end.into_iter().enumerate() {
+            let expiry = rank as u32 + 1;
+            if let Some(value) = value(&actions[at]) {
+                looks.raise(value, expiry);
+            }
+            if matches!(actions[at], Action::CasFailed(_)) {
+                looks.failed = expiry;
+            }
+        }
+        looks.raise_unknown(states, actions, spans);
+        looks
+    }
+
+    /// The expiry of `state`. Of a string of several pieces the one without the last must have been asked for before.
+    pub(crate) fn expiry(&mut self, states: &States<'_>, state: State) -> u32 {
+        let at = state as usize;
+        if at >= self.known.len() {
+            self.known.resize(states.count(), None);
+        }
+        if let Some(look) = self.known[at] {
+            return look.expiry;
+        }
+        let look = self.look(states, state);
+        self.known[at] = Some(look);
+        look.expiry
+    }
+
+    /// The expiry of what an operation does: of what it makes, or of any value for an append. And a failed cas may be
+    /// in need of any change.
+    pub(crate) fn action_expiry(&self, states: &States<'_>, action: Action) -> u32 {
+        let made = match action {
+            Action::Put(value) | Action::Cas(_, value) => self.look(states, value).expiry,
+            Action::Append(_) => self.greatest(0, self.values.len() as u32),
+            Action::Get(_) | Action::CasFailed(_) => 0,
+        };
+        made.max(self.failed)
+    }
+
+    fn look(&self, states: &States<'_>, state: State) -> Look {
+        let all = (0, self.values.len() as u32);
+        let (from, to) = match state {
+            UNSEEN => (0, 0),
+            ABSENT => {
+                let grown = if self.appends { self.greatest(all.0, all.1) } else { 0 };
+                return Look { expiry: self.absent.max(grown), from: 0, to: 0 };
+            }
+            EMPTY if self.appends => all,
+            _ if self.appends => self.narrowed(states, state),
+            _ => match self.place.get(state as usize) {
+                Some(place) if *place != NONE => (*place, *place + 1),
+                _ => (0, 0),
+            },
+        };
+        Look { expiry: self.greatest(from, to), from, to }
+    }
+
+    /// The values that begin with a string, from those that begin with the string without its last piece.
+    fn narrowed(&self, states: &States<'_>, state: State) -> (u32, u32) {
+        let Some((parent, piece)) = states.pieces(state) else { return (0, 0) };
+        let (from, to) = match self.known.get(parent as usize) {
+            Some(Some(look)) if parent != EMPTY => (look.from, look.to),
+            _ => {
+                assert!(parent == EMPTY, "state {parent} was never looked at, but grew");
+                (0, self.values.len() as u32)
+            }
+        };
+        let piece = states.text(piece);
+        let begin = states.length(parent);
+        let rest = |value: &State| &states.spelled(*value)[begin..];
+        let within = &self.values[from as usize..to as usize];
+        let skip = within.partition_point(|value| rest(value) < piece);
+        let count = within[skip..].partition_point(|value| rest(value).starts_with(piece));
+        (from + skip as u32, from + (skip + count) as u32)
+    }
+
+    /// The greatest expiry of the values `from..to`.
+    fn greatest(&self, from: u32, to: u32) -> u32 {
+        let (mut from, mut to) = (from as usize + self.values.len(), to as usize + self.values.len());
+        let mut greatest = 0;
+        while from < to {
+            if from % 2 == 1 {
+                greatest = greatest.max(self.tree[from]);
+                from += 1;
+            }
+            if to % 2 == 1 {
+                to -= 1;
+                greatest = greatest.max(self.tree[to]);
+            }
+            (from, to) = (from / 2, to / 2);
+        }
+        greatest
+    }
+
+    /// `value` is looked for at least until `expiry`. Whether that is news.
+    fn raise(&mut self, value: State, expiry: u32) -> bool {
+        if value == ABSENT {
+            let news = self.absent < expiry;
+            self.absent = self.absent.max(expiry);
+            return news;
+        }
+        let mut at = self.place[value as usize] as usize + self.values.len();
+        let news = self.tree[at] < expiry;
+        while at > 0 && self.tree[at] < expiry {
+            self.tree[at] = expiry;
+            at /= 2;
+        }
+        news
+    }
+
+    /// What a cas of unknown outcome expects is looked for as long as what it makes.
+    fn raise_unknown(&mut self, states: &States<'_>, actions: &[Action], spans: &[Span]) {
+        let mut unknown: Vec<(State, State)> = Vec::new();
+        for (action, span) in actions.iter().zip(spans) {
+            if let (Action::Cas(expect, value), NEVER) = (*action, span.ret) {
+                unknown.push((expect, value));
+            }
+        }
+        unknown.sort_unstable();
+        unknown.dedup();
+        for round in 0.. {
+            let mut news = false;
+            for (expect, value) in &unknown {
+                let seen = self.action_expiry(states, Action::Cas(*expect, *value));
+                let expiry = if round < ROUNDS_MAX { seen } else { NEVER };
+                news |= self.raise(*expect, expiry);
+            }
+            if !news {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.known.capacity() * size_of::<Option<Look>>()
+            + (self.tree.len() + self.place.len()) * size_of::<u32>()
+    }
+}

@@ -1,0 +1,61 @@
+//! What a search needs to know about the thing it checks.
+
+use crate::history::Moment;
+
+/// The moment that never comes: when an operation of unknown outcome ends.
+pub(crate) const NEVER: Moment = Moment::MAX;
+
+/// A state of the model, by its number: equal states have equal numbers.
+pub(crate) type State = u32;
+
+/// An operation, by its place among those of its model, which stand in the order they were called.
+pub(crate) type Op = u32;
+
+/// What the search knows about one operation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    /// When it was called.
+    pub(crate) call: Moment,
+    /// When it ended, or [`NEVER`]: then it may take effect at any time after its call, or not at all.
+    pub(crate) ret: Moment,
+    /// Whether it leaves every state as it is, or else contradicts it: a read, a cas that did nothing.
+    pub(crate) pure: bool,
+    /// Operations of one class do the same to every state, and only their spans differ. Classes are numbered
+    /// from 0 without gaps.
+    pub(crate) class: u32,
+}
+
+/// A sequential specification, compiled for one search: states and operations are numbers.
+///
+/// The search tells the model where it stands ([`remove`](Model::remove), [`restore`](Model::restore)), and so the model can know about the future what the search does not: which states are still looked at.
+/// What it says there must be *sound*: it may call hopeless only what no order of the operations left can complete.
+pub(crate) trait Model {
+    /// The operations, in the order they were called. One that can never be observed may be left out.
+    fn spans(&self) -> &[Span];
+
+    /// The state before the first operation.
+    fn initial(&self) -> State;
+
+    /// The state after `op` is done to `state`; `None` if its answer contradicts `state`.
+    fn step(&mut self, state: State, op: Op) -> Option<State>;
+
+    /// `op` is no longer among the operations that may come: it has its place, or was given up as unseen.
+    fn remove(&mut self, op: Op);
+
+    /// `op`, the last one removed of those not restored, may come again.
+    fn restore(&mut self, op: Op);
+
+    /// A state that cannot be told from `state` by what is left to be placed, the same for all that are so. Of the
+    /// operations that have an end, by their ends, the first `first` are placed.
+    fn normal(&mut self, state: State, first: u32) -> State;
+
+    /// For an operation of unknown outcome: how many of the operations that have an end, counted by their ends, must
+    /// be placed until nobody can see any more what it does. The same for all of its class.
+    fn expiry(&self, op: Op) -> u32;
+
+    /// Whether nothing can complete the order, now that `state` has become `next`.
+    fn hopeless(&mut self, state: State, next: State) -> bool;
+
+    /// The bytes the model holds.
+    fn bytes(&self) -> usize;
+}

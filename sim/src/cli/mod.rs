@@ -1,0 +1,3 @@
+//! The commands of `raftkv-sim`, one a module.
+
+pub mod check;

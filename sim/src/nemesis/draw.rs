@@ -1,0 +1,221 @@
+//! Draws the faults of a plan from the stream `faults` of its seed.
+
+use std::collections::BTreeSet;
+
+use crate::plan::{Cut, Fault, ScheduledFault, Target};
+use crate::random::Random;
+use crate::scenario::{FaultKind, Scenario};
+
+const MILLISECOND: u64 = 1_000_000;
+
+/// The faults of a world, in order of time.
+#[must_use]
+pub fn faults(seed: u64, scenario: &Scenario) -> Vec<ScheduledFault> {
+    let kinds: Vec<FaultKind> = scenario.faults.iter().copied().collect();
+    let mut draw = Draw { random: Random::stream(seed, "faults"), nodes: scenario.nodes, drawn: Vec::new() };
+    if kinds.is_empty() {
+        return draw.drawn;
+    }
+    // The first leader has time to be elected, mostly.
+    let mut at_ns = draw.random.between(0, 500) * MILLISECOND;
+    while at_ns < scenario.chaos_ns {
+        let kind = *draw.random.pick(&kinds);
+        draw.kind(at_ns, kind);
+        at_ns += draw.random.exponential(scenario.fault_gap_ns) + MILLISECOND;
+    }
+    draw.drawn.sort_by_key(|scheduled| scheduled.at_ns);
+    draw.drawn
+}
+
+struct Draw {
+    random: Random,
+    nodes: u8,
+    drawn: Vec<ScheduledFault>,
+}
+
+impl Draw {
+    fn add(&mut self, at_ns: u64, fault: Fault) {
+        self.drawn.push(ScheduledFault { at_ns, fault });
+    }
+
+    fn node(&mut self) -> u8 {
+        self.random.between(1, u64::from(self.nodes)) as u8
+    }
+
+    fn target(&mut self) -> Target {
+        if self.random.chance(400) { Target::Leader } else { Target::Node(self.node()) }
+    }
+
+    /// Mostly about an election timeout; now and then many.
+    fn duration(&mut self) -> u64 {
+        let mean = *self.random.pick(&[20, 100, 300, 300, 1_000]) * MILLISECOND;
+        mean / 4 + self.random.exponential(mean).min(5 * mean)
+    }
+
+    fn down(&mut self) -> u64 {
+        let most = *self.random.pick(&[10, 200, 1_500]) * MILLISECOND;
+        self.random.between(MILLISECOND, most)
+    }
+
+    /// A group that is neither empty nor everybody.
+    fn group(&mut self) -> BTreeSet<u8> {
+        let mut order = self.order();
+        order.truncate(self.random.between(1, u64::from(self.nodes) - 1) as usize);
+        order.into_iter().collect()
+    }
+
+    fn order(&mut self) -> Vec<u8> {
+        let mut order: Vec<u8> = (1..=self.nodes).collect();
+        self.random.shuffle(&mut order);
+        order
+    }
+
+    fn rest(&self, group: &BTreeSet<u8>) -> BTreeSet<u8> {
+        (1..=self.nodes).filter(|id| !group.contains(id)).collect()
+    }
+
+    fn kind(&mut self, at_ns: u64, kind: FaultKind) {
+        match kind {
+            FaultKind::Crash
+            | FaultKind::CrashAtDiskCall
+            | FaultKind::PowerCut
+            | FaultKind::RollingRestart
+            | FaultKind::Pause
+            | FaultKind::SlowDisk => self.process(at_ns, kind),
+            FaultKind::ClockStep | FaultKind::ClockDrift | FaultKind::ClockFreeze => {
+                self.clock(at_ns, kind);
+            }
+            FaultKind::Partition
+            | FaultKind::OneWay
+            | FaultKind::Bridge
+            | FaultKind::Ring
+            | FaultKind::Flap
+            | FaultKind::CutClients => self.cut(at_ns, kind),
+            FaultKind::Reset | FaultKind::SlowLinks | FaultKind::Loss => self.link(at_ns, kind),
+        }
+    }
+
+    fn process(&mut self, at_ns: u64, kind: FaultKind) {
+        let silent = self.random.chance(400);
+        match kind {
+            FaultKind::Crash => {
+                let fault = Fault::Crash { node: self.target(), down_ns: self.down(), silent };
+                self.add(at_ns, fault);
+            }
+            FaultKind::CrashAtDiskCall => {
+                let calls = self.random.exponential(20);
+                let fault =
+                    Fault::CrashAtDiskCall { node: self.target(), calls, down_ns: self.down(), silent };
+                self.add(at_ns, fault);
+            }
+            FaultKind::PowerCut => {
+                let fault = Fault::PowerCut { down_ns: self.down() };
+                self.add(at_ns, fault);
+            }
+            FaultKind::RollingRestart => {
+                let (down_ns, gap_ns) = (self.down(), self.duration());
+                for (turn, id) in self.order().into_iter().enumerate() {
+                    let fault = Fault::Crash { node: Target::Node(id), down_ns, silent };
+                    self.add(at_ns + turn as u64 * (down_ns + gap_ns), fault);
+                }
+            }
+            FaultKind::Pause => {
+                let fault = Fault::Pause { node: self.target(), for_ns: self.duration() };
+                self.add(at_ns, fault);
+            }
+            _ => {
+                let factor = *self.random.pick(&[5, 30, 200]);
+                let fault = Fault::SlowDisk { node: self.target(), factor, for_ns: self.duration() };
+                self.add(at_ns, fault);
+            }
+        }
+    }
+
+    fn clock(&mut self, at_ns: u64, kind: FaultKind) {
+        let node = self.target();
+        let fault = match kind {
+            FaultKind::ClockStep => {
+                let most = *self.random.pick(&[50, 1_000, 60_000]) * MILLISECOND;
+                Fault::ClockStep { node, by_ns: self.random.between(1, most) }
+            }
+            FaultKind::ClockDrift => {
+                let spread = *self.random.pick(&[1_000, 50_000, 400_000]);
+                Fault::ClockDrift { node, ppm: self.random.between(0, 2 * spread) as i64 - spread as i64 }
+            }
+            _ => Fault::ClockFreeze { node, for_ns: self.duration() },
+        };
+        self.add(at_ns, fault);
+    }
+
+    fn cut(&mut self, at_ns: u64, kind: FaultKind) {
+        let for_ns = self.duration();
+        let cut = match kind {
+            FaultKind::Partition if self.random.chance(300) => Cut::LeaderFromPeers,
+            FaultKind::Partition => Cut::Apart(self.group()),
+            FaultKind::OneWay => {
+                let from = self.group();
+                let to = self.rest(&from);
+                Cut::OneWay { from, to }
+            }
+            FaultKind::Bridge => {
+                let order = self.order();
+                let (left, right) = order[1..].split_at((order.len() - 1) / 2);
+                Cut::Between { left: left.iter().copied().collect(), right: right.iter().copied().collect() }
+            }
+            FaultKind::Ring if self.nodes > 3 => Cut::Ring(self.order()),
+            // A ring of three is whole. Its like is a chain: one link is cut.
+            FaultKind::Ring => {
+                let order = self.order();
+                Cut::Between { left: BTreeSet::from([order[0]]), right: BTreeSet::from([order[1]]) }
+            }
+            FaultKind::Flap => {
+                let node = BTreeSet::from([self.node()]);
+                let period = self.random.between(20, 200) * MILLISECOND;
+                for turn in 1..self.random.between(3, 8) {
+                    let cut = Cut::Apart(node.clone());
+                    self.add(at_ns + turn * 2 * period, Fault::Cut { cut, for_ns: period });
+                }
+                return self.add(at_ns, Fault::Cut { cut: Cut::Apart(node), for_ns: period });
+            }
+            _ => Cut::Clients(self.node()),
+        };
+        self.add(at_ns, Fault::Cut { cut, for_ns });
+    }
+
+    fn link(&mut self, at_ns: u64, kind: FaultKind) {
+        let node = self.target();
+        let fault = match kind {
+            FaultKind::Reset => Fault::Reset { node, peer: self.node(), both: self.random.chance(500) },
+            FaultKind::SlowLinks => {
+                Fault::SlowLinks { node, factor: *self.random.pick(&[5, 20, 100]), for_ns: self.duration() }
+            }
+            _ => {
+                let per_mille = *self.random.pick(&[20, 100, 300]);
+                Fault::Loss { node, per_mille, for_ns: self.duration() }
+            }
+        };
+        self.add(at_ns, fault);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Fixed;
+
+    #[test]
+    fn faults_are_of_the_drawn_kinds_in_order_and_name_existing_nodes() {
+        for seed in 0..300 {
+            let scenario = Scenario::draw(seed, Fixed::default());
+            let faults = faults(seed, &scenario);
+            assert!(faults.is_sorted_by_key(|fault| fault.at_ns));
+            assert_eq!(faults.is_empty(), scenario.faults.is_empty());
+            for scheduled in &faults {
+                let named = scheduled.fault.nodes();
+                assert!(named.iter().all(|id| (1..=scenario.nodes).contains(id)), "{scheduled:?}");
+                assert!(!matches!(&scheduled.fault, Fault::Cut { cut: Cut::Apart(all), .. }
+                    if all.len() == usize::from(scenario.nodes)));
+            }
+        }
+    }
+}

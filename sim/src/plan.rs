@@ -1,0 +1,513 @@
+//! The plan: a world as data. What a seed draws is written out as a list of faults and a list of operations, each
+//! with its time; whatever runs a world runs a plan.
+//!
+//! A plan can be saved, edited, shrunk and replayed. A regression is a plan and not a seed, because any commit may
+//! change what a seed draws. The seed in a plan still feeds the streams that are used up as the world runs (delays,
+//! torn writes).
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::scenario::{Fixed, Scenario};
+
+/// The version of the form that plans are saved in.
+pub const FORMAT: u32 = 1;
+
+/// A world.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Feeds what is drawn while the world runs.
+    pub seed: u64,
+    /// Its options.
+    pub scenario: Scenario,
+    /// What goes wrong, in order of time.
+    pub faults: Vec<ScheduledFault>,
+    /// What the clients do; each client does its own one after the other.
+    pub operations: Vec<Operation>,
+}
+
+/// A fault and its time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduledFault {
+    /// Nanoseconds from the beginning of the chaos phase.
+    pub at_ns: u64,
+    /// What happens.
+    #[serde(flatten)]
+    pub fault: Fault,
+}
+
+/// The node that a fault befalls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// Whoever leads then; a fault that finds no leader is skipped.
+    Leader,
+    /// This one.
+    Node(u8),
+}
+
+/// Something that goes wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Fault {
+    /// A node loses power and what it had not synced.
+    Crash {
+        /// Which.
+        node: Target,
+        /// When it starts again.
+        down_ns: u64,
+        /// Whether its machine goes down too, so that its peers hear nothing; otherwise only its process does, and
+        /// the machine tells them.
+        silent: bool,
+    },
+    /// A node loses power right after so many more calls to its disk.
+    CrashAtDiskCall {
+        /// Which.
+        node: Target,
+        /// After how many calls.
+        calls: u64,
+        /// When it starts again.
+        down_ns: u64,
+        /// As in `Crash`.
+        silent: bool,
+    },
+    /// Every node loses power at once.
+    PowerCut {
+        /// When each starts again, after its number times this.
+        down_ns: u64,
+    },
+    /// A node's process stands still, its machine's kernel does not.
+    Pause {
+        /// Which.
+        node: Target,
+        /// For how long.
+        for_ns: u64,
+    },
+    /// Links are cut.
+    Cut {
+        /// Which.
+        cut: Cut,
+        /// For how long.
+        for_ns: u64,
+    },
+    /// All connections between two nodes break.
+    Reset {
+        /// The one that is told.
+        node: Target,
+        /// The other one.
+        peer: u8,
+        /// Whether the other one is told too.
+        both: bool,
+    },
+    /// All links to and from a node become slow.
+    SlowLinks {
+        /// Which node.
+        node: Target,
+        /// This many times slower.
+        factor: u32,
+        /// For how long.
+        for_ns: u64,
+    },
+    /// All links to and from a node lose segments.
+    Loss {
+        /// Which node.
+        node: Target,
+        /// How many of 1,000.
+        per_mille: u32,
+        /// For how long.
+        for_ns: u64,
+    },
+    /// A node's lanes become slow.
+    SlowDisk {
+        /// Which node.
+        node: Target,
+        /// This many times slower.
+        factor: u32,
+        /// For how long.
+        for_ns: u64,
+    },
+    /// A clock jumps ahead.
+    ClockStep {
+        /// Whose.
+        node: Target,
+        /// By how much.
+        by_ns: u64,
+    },
+    /// A clock runs at another rate from now on.
+    ClockDrift {
+        /// Whose.
+        node: Target,
+        /// How many parts in a million too fast.
+        ppm: i64,
+    },
+    /// A clock stands still.
+    ClockFreeze {
+        /// Whose.
+        node: Target,
+        /// For how long.
+        for_ns: u64,
+    },
+}
+
+/// Which links are cut. Nodes are numbered from 1.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cut {
+    /// Both ways between these nodes and all others, clients included.
+    Apart(BTreeSet<u8>),
+    /// Both ways between the leader and all other nodes; clients still reach it.
+    LeaderFromPeers,
+    /// From each of `from` to each of `to`.
+    OneWay {
+        /// Not heard.
+        from: BTreeSet<u8>,
+        /// Not hearing.
+        to: BTreeSet<u8>,
+    },
+    /// Both ways between `left` and `right`; who is in neither hears both.
+    Between {
+        /// One side.
+        left: BTreeSet<u8>,
+        /// The other.
+        right: BTreeSet<u8>,
+    },
+    /// Both ways between all that are not neighbours in this ring.
+    Ring(Vec<u8>),
+    /// Both ways between a node and all clients.
+    Clients(u8),
+}
+
+/// One operation of a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Its number: names it in the timeline, and makes what it writes unlike anything else written.
+    pub number: u32,
+    /// Which client, from 1.
+    pub client: u16,
+    /// How long the client waits before it.
+    pub pause_ns: u64,
+    /// What it is.
+    #[serde(flatten)]
+    pub kind: OperationKind,
+}
+
+/// The kinds of operation. Keys are numbered; what is written is made from the operation's number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum OperationKind {
+    /// Reads a key.
+    Get {
+        /// Which.
+        key: u16,
+    },
+    /// Writes a key.
+    Put {
+        /// Which.
+        key: u16,
+    },
+    /// Removes a key.
+    Delete {
+        /// Which.
+        key: u16,
+    },
+    /// Writes a key if it holds what this client last knew it to hold.
+    Cas {
+        /// Which.
+        key: u16,
+    },
+    /// Adds to the end of a key's value.
+    Append {
+        /// Which.
+        key: u16,
+    },
+    /// Reads all keys at one revision.
+    Range,
+    /// Writes one key and reads another, at one revision.
+    Txn {
+        /// The one written.
+        put: u16,
+        /// The one read.
+        get: u16,
+    },
+    /// Forgets all history but the newest few revisions.
+    Compact {
+        /// How many revisions stay.
+        keep: u64,
+    },
+}
+
+/// Why a plan cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The file cannot be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// Which file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not a plan.
+    #[error("{path}: not a plan: {source}")]
+    Form {
+        /// Which file.
+        path: String,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// It is a plan of another version.
+    #[error("{path}: a plan of format {found}; this build reads format {FORMAT}")]
+    Format {
+        /// Which file.
+        path: String,
+        /// Its version.
+        found: u32,
+    },
+    /// It speaks of a node or client that the scenario does not have.
+    #[error("{path}: {reason}")]
+    Content {
+        /// Which file.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl Plan {
+    /// Draws the plan of a seed.
+    #[must_use]
+    pub fn draw(seed: u64, fixed: Fixed) -> Self {
+        let scenario = Scenario::draw(seed, fixed);
+        let faults = crate::nemesis::draw::faults(seed, &scenario);
+        let operations = crate::workload::draw::operations(seed, &scenario);
+        Self { format: FORMAT, seed, scenario, faults, operations }
+    }
+
+    /// Reads a plan from a file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not a plan that this build can run.
+    pub fn load(path: &Path) -> Result<Self, PlanError> {
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| PlanError::File { path: shown.clone(), source })?;
+        let plan: Self =
+            serde_json::from_str(&text).map_err(|source| PlanError::Form { path: shown.clone(), source })?;
+        if plan.format != FORMAT {
+            return Err(PlanError::Format { path: shown, found: plan.format });
+        }
+        plan.check().map_err(|reason| PlanError::Content { path: shown, reason })?;
+        Ok(plan)
+    }
+
+    /// Writes the plan to a file.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), PlanError> {
+        let shown = path.display().to_string();
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|source| PlanError::Form { path: shown.clone(), source })?;
+        std::fs::write(path, text + "\n").map_err(|source| PlanError::File { path: shown, source })
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let nodes = self.scenario.nodes;
+        if nodes == 0 || usize::from(nodes) != self.scenario.clocks.len() {
+            return Err(format!("{nodes} nodes and {} clocks", self.scenario.clocks.len()));
+        }
+        let unknown = |id: &u8| *id == 0 || *id > nodes;
+        for (number, scheduled) in self.faults.iter().enumerate() {
+            if let Some(id) = scheduled.fault.nodes().iter().find(|id| unknown(id)) {
+                return Err(format!("fault {number} names node {id} of {nodes}"));
+            }
+        }
+        for operation in &self.operations {
+            if operation.client == 0 || operation.client > self.scenario.workload.clients {
+                return Err(format!("operation {} names client {}", operation.number, operation.client));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Fault {
+    /// The nodes that the fault names.
+    #[must_use]
+    pub fn nodes(&self) -> BTreeSet<u8> {
+        let of = |target: &Target| match target {
+            Target::Leader => BTreeSet::new(),
+            Target::Node(id) => BTreeSet::from([*id]),
+        };
+        match self {
+            Self::PowerCut { .. } => BTreeSet::new(),
+            Self::Reset { node, peer, .. } => &of(node) | &BTreeSet::from([*peer]),
+            Self::Cut { cut, .. } => match cut {
+                Cut::LeaderFromPeers => BTreeSet::new(),
+                Cut::Apart(nodes) => nodes.clone(),
+                Cut::OneWay { from: a, to: b } | Cut::Between { left: a, right: b } => a | b,
+                Cut::Ring(order) => order.iter().copied().collect(),
+                Cut::Clients(node) => BTreeSet::from([*node]),
+            },
+            Self::Crash { node, .. }
+            | Self::CrashAtDiskCall { node, .. }
+            | Self::Pause { node, .. }
+            | Self::SlowLinks { node, .. }
+            | Self::Loss { node, .. }
+            | Self::SlowDisk { node, .. }
+            | Self::ClockStep { node, .. }
+            | Self::ClockDrift { node, .. }
+            | Self::ClockFreeze { node, .. } => of(node),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leader => f.write_str("the leader"),
+            Self::Node(id) => write!(f, "n{id}"),
+        }
+    }
+}
+
+/// A duration in milliseconds, for people.
+struct Millis(u64);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03} ms", self.0 / 1_000_000, self.0 / 1_000 % 1_000)
+    }
+}
+
+/// Node numbers, for people.
+struct Nodes<'a>(&'a BTreeSet<u8>);
+
+impl fmt::Display for Nodes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, id) in self.0.iter().enumerate() {
+            write!(f, "{}n{id}", if i == 0 { "" } else { "+" })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let machine = |silent: &bool| if *silent { "machine" } else { "process" };
+        match self {
+            Self::Crash { node, down_ns, silent } => {
+                write!(f, "crash of {node}'s {}, down {}", machine(silent), Millis(*down_ns))
+            }
+            Self::CrashAtDiskCall { node, calls, down_ns, silent } => write!(
+                f,
+                "crash of {node}'s {} after {calls} disk calls, down {}",
+                machine(silent),
+                Millis(*down_ns)
+            ),
+            Self::PowerCut { down_ns } => write!(f, "power cut, down {}", Millis(*down_ns)),
+            Self::Pause { node, for_ns } => write!(f, "{node} paused for {}", Millis(*for_ns)),
+            Self::Cut { cut, for_ns } => write!(f, "{cut} for {}", Millis(*for_ns)),
+            Self::Reset { node, peer, both } => {
+                write!(f, "connections of {node} and n{peer} break{}", if *both { "" } else { " at one end" })
+            }
+            Self::SlowLinks { node, factor, for_ns } => {
+                write!(f, "links of {node} {factor} times slower for {}", Millis(*for_ns))
+            }
+            Self::Loss { node, per_mille, for_ns } => {
+                write!(f, "links of {node} lose {per_mille} of 1000 for {}", Millis(*for_ns))
+            }
+            Self::SlowDisk { node, factor, for_ns } => {
+                write!(f, "disk of {node} {factor} times slower for {}", Millis(*for_ns))
+            }
+            Self::ClockStep { node, by_ns } => write!(f, "clock of {node} jumps ahead {}", Millis(*by_ns)),
+            Self::ClockDrift { node, ppm } => write!(f, "clock of {node} drifts by {ppm} ppm"),
+            Self::ClockFreeze { node, for_ns } => {
+                write!(f, "clock of {node} stands still for {}", Millis(*for_ns))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Apart(nodes) => write!(f, "{} cut off from all", Nodes(nodes)),
+            Self::LeaderFromPeers => f.write_str("the leader cut off from its peers"),
+            Self::OneWay { from, to } => write!(f, "{} not heard by {}", Nodes(from), Nodes(to)),
+            Self::Between { left, right } => write!(f, "{} cut off from {}", Nodes(left), Nodes(right)),
+            Self::Ring(order) => {
+                f.write_str("only neighbours hear each other in the ring")?;
+                order.iter().try_for_each(|id| write!(f, " n{id}"))
+            }
+            Self::Clients(node) => write!(f, "clients cut off from n{node}"),
+        }
+    }
+}
+
+impl fmt::Display for OperationKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Get { key } => write!(f, "get k{key}"),
+            Self::Put { key } => write!(f, "put k{key}"),
+            Self::Delete { key } => write!(f, "delete k{key}"),
+            Self::Cas { key } => write!(f, "cas k{key}"),
+            Self::Append { key } => write!(f, "append k{key}"),
+            Self::Range => f.write_str("range"),
+            Self::Txn { put, get } => write!(f, "txn put k{put} get k{get}"),
+            Self::Compact { keep } => write!(f, "compact all but {keep}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_survives_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plan.json");
+        for seed in 0..50 {
+            let plan = Plan::draw(seed, Fixed::default());
+            plan.save(&path).unwrap();
+            assert_eq!(Plan::load(&path).unwrap(), plan);
+        }
+    }
+
+    #[test]
+    fn a_plan_of_another_format_or_with_an_unknown_node_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plan.json");
+        let mut plan = Plan::draw(1, Fixed::default());
+        plan.format = 99;
+        plan.save(&path).unwrap();
+        let error = Plan::load(&path).unwrap_err().to_string();
+        assert!(error.contains("plan.json: a plan of format 99"), "{error}");
+
+        plan.format = FORMAT;
+        plan.faults =
+            vec![ScheduledFault { at_ns: 0, fault: Fault::Pause { node: Target::Node(9), for_ns: 1 } }];
+        plan.save(&path).unwrap();
+        let error = Plan::load(&path).unwrap_err().to_string();
+        assert!(error.contains("fault 0 names node 9"), "{error}");
+
+        std::fs::write(&path, "{").unwrap();
+        let error = Plan::load(&path).unwrap_err().to_string();
+        assert!(error.contains("not a plan"), "{error}");
+    }
+
+    #[test]
+    fn removing_faults_from_the_scenario_leaves_the_operations_alone() {
+        let with = Plan::draw(5, Fixed::default());
+        let mut scenario = with.scenario.clone();
+        scenario.faults.clear();
+        assert!(crate::nemesis::draw::faults(5, &scenario).is_empty());
+        assert_eq!(crate::workload::draw::operations(5, &scenario), with.operations);
+    }
+}

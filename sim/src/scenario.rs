@@ -1,0 +1,405 @@
+//! The scenario: every option of one world, drawn from its seed.
+//!
+//! Options are drawn *swarm-style*: each world has a random subset of the kinds of fault and of operation, so that
+//! some worlds see nothing but crashes, and some nothing but slow links. A world in which everything happens all
+//! the time hides the bugs that need one thing to go on for long enough.
+//!
+//! Constants are small, so that what is rare in a server (a snapshot, a full queue, a new log segment) happens
+//! every few entries. All numbers are integers: a plan that is saved and loaded again is the same plan.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::random::{Delay, Random};
+
+const MICROSECOND: u64 = 1_000;
+const MILLISECOND: u64 = 1_000 * MICROSECOND;
+const SECOND: u64 = 1_000 * MILLISECOND;
+
+/// Everything about a world but its faults and operations.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scenario {
+    /// How many nodes.
+    pub nodes: u8,
+    /// What the key-value stores keep their data in.
+    pub store: StoreKind,
+    /// How long faults and operations go on.
+    pub chaos_ns: u64,
+    /// The kinds of fault that may happen.
+    pub faults: BTreeSet<FaultKind>,
+    /// The mean time from one fault to the next.
+    pub fault_gap_ns: u64,
+    /// The network.
+    pub network: NetworkScenario,
+    /// How long work on a node's lanes takes.
+    pub lanes: LaneScenario,
+    /// The nodes' clocks when they start; one a node.
+    pub clocks: Vec<ClockScenario>,
+    /// Times and limits of the consensus core.
+    pub raft: RaftScenario,
+    /// Log, checkpoints and snapshots.
+    pub storage: StorageScenario,
+    /// The clients.
+    pub workload: WorkloadScenario,
+}
+
+/// What a store keeps its data in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreKind {
+    /// sled, in a directory in memory.
+    #[default]
+    Sled,
+    /// Nothing but memory; saved and restored at checkpoints like sled's directory.
+    Memory,
+}
+
+/// The kinds of fault that a plan's faults are drawn from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultKind {
+    /// A node loses power, and all that was not synced, and starts again.
+    Crash,
+    /// The same, in the middle of its disk calls.
+    CrashAtDiskCall,
+    /// Every node loses power at once.
+    PowerCut,
+    /// One node after the other crashes and starts again.
+    RollingRestart,
+    /// A node's process stands still.
+    Pause,
+    /// The nodes fall into two groups that do not hear each other.
+    Partition,
+    /// Some nodes hear, but are not heard.
+    OneWay,
+    /// Two groups, and one node that hears both.
+    Bridge,
+    /// Each node hears only its neighbours.
+    Ring,
+    /// A node is cut off and joined again, over and over.
+    Flap,
+    /// Connections break, at one end or both.
+    Reset,
+    /// Links become slow.
+    SlowLinks,
+    /// Links lose packets, so that streams stall and go on.
+    Loss,
+    /// Clients cannot reach a node.
+    CutClients,
+    /// A node's disk becomes slow.
+    SlowDisk,
+    /// A clock jumps ahead.
+    ClockStep,
+    /// A clock runs at another rate.
+    ClockDrift,
+    /// A clock stands still.
+    ClockFreeze,
+}
+
+impl FaultKind {
+    /// Every kind.
+    pub const ALL: [Self; 18] = [
+        Self::Crash,
+        Self::CrashAtDiskCall,
+        Self::PowerCut,
+        Self::RollingRestart,
+        Self::Pause,
+        Self::Partition,
+        Self::OneWay,
+        Self::Bridge,
+        Self::Ring,
+        Self::Flap,
+        Self::Reset,
+        Self::SlowLinks,
+        Self::Loss,
+        Self::CutClients,
+        Self::SlowDisk,
+        Self::ClockStep,
+        Self::ClockDrift,
+        Self::ClockFreeze,
+    ];
+}
+
+/// The network without faults.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkScenario {
+    /// How long a segment takes from one node to another.
+    pub latency: Delay,
+    /// Bytes in a second on each link; 0 is no limit.
+    pub bandwidth: u64,
+    /// How many of 1,000 segments are lost and sent again.
+    pub loss_per_mille: u32,
+    /// How long a sender waits before it sends a lost segment again; doubled each time.
+    pub retransmit_ns: u64,
+    /// How many bytes a connection holds between its two ends, in each direction.
+    pub buffer_bytes: u32,
+    /// How many of 1,000 reads and writes take fewer bytes than they could.
+    pub partial_per_mille: u32,
+}
+
+/// How long jobs take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneScenario {
+    /// Appending to the log and syncing it.
+    pub wal: Delay,
+    /// Applying entries.
+    pub apply: Delay,
+    /// Writing checkpoints and snapshots.
+    pub checkpoint: Delay,
+    /// Reading.
+    pub reads: Delay,
+}
+
+/// A clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockScenario {
+    /// What it shows when the node first starts.
+    pub offset_ns: u64,
+    /// How many parts in a million it runs too fast.
+    pub drift_ppm: i64,
+}
+
+/// Times and limits of the consensus core.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RaftScenario {
+    /// The length of a tick.
+    pub tick_ns: u64,
+    /// The least election timeout.
+    pub election_ticks: u32,
+    /// The time between heartbeats.
+    pub heartbeat_ticks: u32,
+    /// The most bytes in one AppendEntries.
+    pub append_bytes_max: u64,
+    /// The most AppendEntries on their way to one follower.
+    pub inflight_messages_max: u32,
+    /// The most bytes on their way to one follower.
+    pub inflight_bytes_max: u64,
+    /// The most bytes of log in memory.
+    pub log_bytes_max: u64,
+    /// The most messages waiting to be sent to one peer.
+    pub peer_queue_messages: u32,
+    /// The most bytes waiting to be sent to one peer.
+    pub peer_queue_bytes: u64,
+}
+
+/// Log, checkpoints and snapshots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StorageScenario {
+    /// The size of a log segment.
+    pub segment_bytes: u64,
+    /// A checkpoint is written when about this much was applied since the last.
+    pub checkpoint_bytes: u64,
+    /// A snapshot is written after this many entries.
+    pub snapshot_entries: u64,
+    /// How many bytes of log behind the applied index are kept in memory for followers.
+    pub retain_log_bytes: u64,
+}
+
+/// The clients.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadScenario {
+    /// How many clients.
+    pub clients: u16,
+    /// How many of them work under a session.
+    pub with_session: u16,
+    /// How many keys they share.
+    pub keys: u16,
+    /// About how long a client waits from one operation to the next.
+    pub pause_ns: u64,
+    /// How long a client waits for an answer.
+    pub timeout_ns: u64,
+    /// How long a session lives without a request.
+    pub session_ttl_ns: u64,
+    /// What they do.
+    pub mix: OperationMix,
+}
+
+/// How often each kind of operation is drawn, relative to the others; 0 is never.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationMix {
+    /// Reads of one key.
+    pub get: u32,
+    /// Writes of one key.
+    pub put: u32,
+    /// Removals of one key.
+    pub delete: u32,
+    /// Writes that depend on the value.
+    pub cas: u32,
+    /// Additions to the end of a value.
+    pub append: u32,
+    /// Reads of all keys.
+    pub range: u32,
+    /// Transactions over two keys.
+    pub txn: u32,
+    /// Compactions of history.
+    pub compact: u32,
+}
+
+/// What the command line fixes of a scenario; the rest is drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fixed {
+    /// How many nodes.
+    pub nodes: Option<u8>,
+    /// Which store.
+    pub store: StoreKind,
+}
+
+impl Scenario {
+    /// Draws the scenario of a seed.
+    #[must_use]
+    pub fn draw(seed: u64, fixed: Fixed) -> Self {
+        let mut random = Random::stream(seed, "scenario");
+        let drawn_nodes = *random.pick(&[3, 3, 5]);
+        let nodes = fixed.nodes.unwrap_or(drawn_nodes);
+        let network = draw_network(&mut random);
+        let raft = draw_raft(&mut random, &network);
+        Self {
+            nodes,
+            store: fixed.store,
+            chaos_ns: random.between(4, 12) * SECOND,
+            faults: draw_faults(&mut random),
+            fault_gap_ns: *random.pick(&[150, 300, 600, 1_200]) * MILLISECOND,
+            network,
+            lanes: draw_lanes(&mut random),
+            clocks: (0..nodes).map(|_| draw_clock(&mut random)).collect(),
+            raft,
+            storage: draw_storage(&mut random),
+            workload: draw_workload(&mut random),
+        }
+    }
+}
+
+fn draw_faults(random: &mut Random) -> BTreeSet<FaultKind> {
+    // Few kinds, half of them, or nearly all; and now and then a world without any.
+    let per_mille = *random.pick(&[0, 150, 300, 300, 500, 500, 800]);
+    FaultKind::ALL.into_iter().filter(|_| random.chance(per_mille)).collect()
+}
+
+fn draw_network(random: &mut Random) -> NetworkScenario {
+    let base = *random.pick(&[50, 200, 1_000, 3_000]) * MICROSECOND;
+    let latency = match random.below(3) {
+        0 => Delay::Uniform { low_ns: base / 2, high_ns: base * 3 / 2 },
+        1 => Delay::Exponential { low_ns: base / 4, mean_ns: base },
+        _ => Delay::Bimodal { fast_ns: base, slow_ns: base * 10, slow_per_mille: 20 },
+    };
+    NetworkScenario {
+        latency,
+        bandwidth: *random.pick(&[0, 0, 1 << 20, 16 << 20]),
+        loss_per_mille: *random.pick(&[0, 0, 0, 1, 10]),
+        retransmit_ns: *random.pick(&[10, 50, 200]) * MILLISECOND,
+        buffer_bytes: *random.pick(&[2 << 10, 16 << 10, 64 << 10, 256 << 10]),
+        partial_per_mille: *random.pick(&[0, 0, 10, 200]),
+    }
+}
+
+fn draw_raft(random: &mut Random, network: &NetworkScenario) -> RaftScenario {
+    let tick_ns = *random.pick(&[5, 10, 20]) * MILLISECOND;
+    let slow = matches!(network.latency, Delay::Exponential { mean_ns: n, .. } | Delay::Bimodal { fast_ns: n, .. }
+        if n >= 3 * MILLISECOND);
+    // An election timeout must be many round trips long, or nobody can ever lead.
+    let election_ticks = random.between(8, 15) as u32 * if slow { 3 } else { 1 };
+    RaftScenario {
+        tick_ns,
+        election_ticks,
+        heartbeat_ticks: random.between(1, 2) as u32,
+        append_bytes_max: *random.pick(&[256, 1 << 10, 8 << 10, 64 << 10]),
+        inflight_messages_max: *random.pick(&[1, 2, 8, 64]),
+        inflight_bytes_max: *random.pick(&[1 << 10, 16 << 10, 256 << 10]),
+        log_bytes_max: *random.pick(&[16 << 10, 64 << 10, 1 << 20]),
+        peer_queue_messages: *random.pick(&[4, 16, 128]),
+        peer_queue_bytes: *random.pick(&[16 << 10, 64 << 10, 1 << 20]),
+    }
+}
+
+fn draw_lanes(random: &mut Random) -> LaneScenario {
+    let mut lane = |fast: &[u64]| {
+        let base = *random.pick(fast) * MICROSECOND;
+        match random.below(3) {
+            0 => Delay::Uniform { low_ns: base / 2, high_ns: base * 2 },
+            1 => Delay::Exponential { low_ns: base / 4, mean_ns: base },
+            _ => Delay::Bimodal { fast_ns: base, slow_ns: base * 30, slow_per_mille: 20 },
+        }
+    };
+    LaneScenario {
+        wal: lane(&[20, 100, 500, 2_000]),
+        apply: lane(&[5, 20, 200]),
+        checkpoint: lane(&[200, 2_000, 10_000]),
+        reads: lane(&[5, 50]),
+    }
+}
+
+fn draw_clock(random: &mut Random) -> ClockScenario {
+    let spread = *random.pick(&[0, 100, 10_000, 100_000]);
+    ClockScenario {
+        offset_ns: random.below(1_000_000) * SECOND,
+        drift_ppm: random.between(0, 2 * spread) as i64 - spread as i64,
+    }
+}
+
+fn draw_storage(random: &mut Random) -> StorageScenario {
+    StorageScenario {
+        segment_bytes: *random.pick(&[4 << 10, 8 << 10, 32 << 10]),
+        checkpoint_bytes: *random.pick(&[1 << 10, 4 << 10, 16 << 10]),
+        snapshot_entries: random.between(5, 40),
+        retain_log_bytes: *random.pick(&[0, 512, 4 << 10]),
+    }
+}
+
+fn draw_workload(random: &mut Random) -> WorkloadScenario {
+    let clients = random.between(2, 8) as u16;
+    let mut weight = |weights: &[u32]| *random.pick(weights);
+    let mix = OperationMix {
+        get: weight(&[0, 2, 4, 8]),
+        put: weight(&[2, 4, 8]),
+        delete: weight(&[0, 1, 2]),
+        cas: weight(&[0, 2, 4]),
+        append: weight(&[0, 2, 4, 8]),
+        range: weight(&[0, 0, 1]),
+        txn: weight(&[0, 1, 2]),
+        compact: weight(&[0, 0, 1]),
+    };
+    WorkloadScenario {
+        clients,
+        with_session: random.between(0, u64::from(clients)) as u16,
+        keys: random.between(1, 6) as u16,
+        pause_ns: *random.pick(&[2, 10, 40, 100]) * MILLISECOND,
+        timeout_ns: *random.pick(&[300, 1_000, 3_000]) * MILLISECOND,
+        session_ttl_ns: *random.pick(&[1, 5, 60]) * SECOND,
+        mix,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scenario_survives_json() {
+        for seed in 0..200 {
+            let scenario = Scenario::draw(seed, Fixed::default());
+            let json = serde_json::to_string(&scenario).unwrap();
+            assert_eq!(serde_json::from_str::<Scenario>(&json).unwrap(), scenario);
+        }
+    }
+
+    #[test]
+    fn scenarios_differ_and_repeat_and_every_kind_of_fault_is_drawn() {
+        let mut seen = BTreeSet::new();
+        for seed in 0..200 {
+            let scenario = Scenario::draw(seed, Fixed::default());
+            assert_eq!(scenario, Scenario::draw(seed, Fixed::default()));
+            assert_ne!(scenario, Scenario::draw(seed + 1, Fixed::default()));
+            seen.extend(scenario.faults);
+        }
+        assert_eq!(seen.len(), FaultKind::ALL.len());
+    }
+
+    #[test]
+    fn what_is_fixed_changes_nothing_else() {
+        let fixed = Fixed { nodes: Some(5), store: StoreKind::Memory };
+        let (free, five) = (Scenario::draw(9, Fixed::default()), Scenario::draw(9, fixed));
+        assert_eq!(five.nodes, 5);
+        assert_eq!((five.network, five.raft), (free.network, free.raft));
+    }
+}

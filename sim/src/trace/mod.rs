@@ -1,0 +1,178 @@
+//! The trace: everything that happens in a world, in the order in which it happens.
+//!
+//! Each event is *always* hashed, so that two runs of a seed can be compared by one number, and is *kept* as a line
+//! of text only when somebody will read it (`replay`, the determinism test). Hashing takes no allocation, and so
+//! neither does building an [`Event`]: text that must be made first is made in [`Trace::note`] only if it is kept.
+//!
+//! What may not stand in a trace is what differs between two runs of one seed: sizes and timings of sled's files,
+//! addresses, process ids, wall-clock time.
+
+mod event;
+mod hasher;
+
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use event::{Event, Source, StopKind};
+pub use hasher::TraceHasher;
+
+/// The trace of one world. Clones are the same trace.
+#[derive(Clone, Default)]
+pub struct Trace {
+    shared: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    hasher: TraceHasher,
+    events: u64,
+    now_ns: u64,
+    kept: Option<Kept>,
+}
+
+struct Kept {
+    /// One line an event.
+    lines: String,
+    /// Leave out the events of single network segments and lane jobs.
+    story_only: bool,
+    echo: bool,
+}
+
+/// What of a trace is kept as text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Only the hash.
+    Nothing,
+    /// The lines that tell a story: roles, faults, operations.
+    Story,
+    /// Every event.
+    Everything,
+}
+
+impl Trace {
+    /// An empty trace.
+    #[must_use]
+    pub fn new(keep: Keep) -> Self {
+        let kept = match keep {
+            Keep::Nothing => None,
+            Keep::Story => Some(Kept { lines: String::new(), story_only: true, echo: false }),
+            Keep::Everything => Some(Kept { lines: String::new(), story_only: false, echo: false }),
+        };
+        let trace = Self::default();
+        trace.lock().kept = kept;
+        trace
+    }
+
+    /// Prints each kept line to standard output as it comes, instead of collecting it: of a run that hangs or
+    /// aborts, what was printed stays.
+    #[must_use]
+    pub fn echoing(self) -> Self {
+        if let Some(kept) = &mut self.lock().kept {
+            kept.echo = true;
+        }
+        self
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds an event.
+    pub fn record(&self, at_ns: u64, source: Source, event: &Event<'_>) {
+        use std::hash::Hash;
+        let mut state = self.lock();
+        state.events += 1;
+        state.now_ns = at_ns;
+        at_ns.hash(&mut state.hasher);
+        source.hash(&mut state.hasher);
+        event.hash(&mut state.hasher);
+        let Some(kept) = &mut state.kept else { return };
+        if kept.story_only && event.is_detail() {
+            return;
+        }
+        let begin = kept.lines.len();
+        let (seconds, nanos) = (at_ns / 1_000_000_000, at_ns % 1_000_000_000);
+        // Writing to a String does not fail.
+        let _ = writeln!(kept.lines, "{seconds:>4}.{nanos:09} {source:<8} {event}");
+        if kept.echo {
+            print!("{}", &kept.lines[begin..]);
+            kept.lines.truncate(begin);
+        }
+    }
+
+    /// How many events there were, and their hash.
+    #[must_use]
+    pub fn digest(&self) -> (u64, u64) {
+        let state = self.lock();
+        (state.events, state.hasher.digest())
+    }
+
+    /// When the last event was.
+    #[must_use]
+    pub fn last_event_ns(&self) -> u64 {
+        self.lock().now_ns
+    }
+
+    /// The kept lines.
+    #[must_use]
+    pub fn take_lines(&self) -> String {
+        self.lock().kept.as_mut().map(|kept| std::mem::take(&mut kept.lines)).unwrap_or_default()
+    }
+}
+
+/// The first line in which two traces differ: its number from 1, and both versions.
+#[must_use]
+pub fn first_difference(a: &str, b: &str) -> Option<(usize, String, String)> {
+    let (mut left, mut right) = (a.lines(), b.lines());
+    for number in 1.. {
+        match (left.next(), right.next()) {
+            (None, None) => return None,
+            (l, r) if l == r => {}
+            (l, r) => {
+                let show = |line: Option<&str>| line.unwrap_or("(the trace ends)").to_owned();
+                return Some((number, show(l), show(r)));
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trace_of(numbers: &[u64], keep: Keep) -> Trace {
+        let trace = Trace::new(keep);
+        for &at_ns in numbers {
+            trace.record(at_ns, Source::World, &Event::Phase { name: "chaos" });
+        }
+        trace
+    }
+
+    #[test]
+    fn the_hash_does_not_depend_on_what_is_kept() {
+        let hashed = trace_of(&[1, 2], Keep::Nothing);
+        let kept = trace_of(&[1, 2], Keep::Everything);
+        assert_eq!(hashed.digest(), kept.digest());
+        assert_eq!(hashed.take_lines(), "");
+        assert_eq!(kept.take_lines().lines().count(), 2);
+    }
+
+    #[test]
+    fn time_source_and_content_all_count() {
+        let base = trace_of(&[1, 2], Keep::Nothing).digest();
+        assert_ne!(base, trace_of(&[1, 3], Keep::Nothing).digest());
+        assert_ne!(base, trace_of(&[2, 1], Keep::Nothing).digest());
+        let other = Trace::new(Keep::Nothing);
+        other.record(1, Source::World, &Event::Phase { name: "chaos" });
+        other.record(2, Source::Node(1), &Event::Phase { name: "chaos" });
+        assert_ne!(base, other.digest());
+    }
+
+    #[test]
+    fn the_first_difference_is_found() {
+        assert_eq!(first_difference("a\nb\n", "a\nb\n"), None);
+        assert_eq!(first_difference("a\nb\n", "a\nc\n"), Some((2, "b".into(), "c".into())));
+        assert_eq!(first_difference("a\n", "a\nc\n"), Some((2, "(the trace ends)".into(), "c".into())));
+    }
+}
