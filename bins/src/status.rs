@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use kv::client::{Client, ClientError};
-use kv::wire::NodeReport;
+use kv::wire::{NodeReport, PeerReport};
 use raft::core::RoleName;
 use serde_json::{Value, json};
 
@@ -87,6 +87,7 @@ fn role(role: RoleName) -> &'static str {
 }
 
 fn json(answers: &[Answer]) -> Value {
+    let peer = |p: &PeerReport| json!({ "id": p.id, "matched": p.matched, "next": p.next, "silent_ticks": p.silent_ticks });
     let node = |answer: &Answer| match &answer.report {
         Err(error) => json!({ "endpoint": answer.endpoint, "error": error.to_string() }),
         Ok(r) => json!({
@@ -110,8 +111,7 @@ fn json(answers: &[Answer]) -> Value {
             "cpu_us": r.cpu_us,
             "voters": r.voters,
             "learners": r.learners,
-            "peers": r.peers.iter().map(|p| json!({ "id": p.id, "matched": p.matched, "active": p.active }))
-                .collect::<Value>(),
+            "peers": r.peers.iter().map(peer).collect::<Value>(),
         }),
     };
     json!({

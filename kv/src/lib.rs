@@ -3,6 +3,7 @@
 pub mod client;
 pub mod command;
 pub mod limits;
+pub mod server;
 pub mod state_machine;
 pub mod store;
 #[cfg(test)]

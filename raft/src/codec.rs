@@ -286,3 +286,190 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.stream
     }
 }
+
+#[cfg(all(test, not(madsim)))]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::core::{Entry, Index, LogId, Message, MessageBody, NodeId, Payload, Term};
+
+    const LIMIT: u32 = 1000;
+
+    fn message(command: &[u8]) -> Message {
+        let payload = Payload::Command(Bytes::copy_from_slice(command));
+        let entry = Entry { term: Term(3), index: Index(8), payload };
+        let body =
+            MessageBody::AppendEntries { prev: LogId::new(2, 7), entries: vec![entry], commit: Index(6) };
+        Message { from: NodeId(1), to: NodeId(2), term: Term(3), body }
+    }
+
+    fn frame(message: &Message) -> BytesMut {
+        let mut out = BytesMut::new();
+        encode_frame(message, LIMIT, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn the_bytes_of_a_frame_are_these() {
+        // Nodes of different releases talk to each other: a change here is a new protocol version.
+        let hex: String = frame(&message(b"put")).iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, "0f000000a06e18ad010203040207010308010370757406");
+    }
+
+    #[test]
+    fn a_frame_that_is_too_large_leaves_the_buffer_as_it_was() {
+        let mut out = frame(&message(b"first"));
+        let before = out.clone();
+        let error = encode_frame(&message(&[0; 1000]), LIMIT, &mut out).unwrap_err();
+        assert!(matches!(error, FrameError::TooLarge { bytes_max: LIMIT, .. }), "{error}");
+        assert_eq!(out, before);
+        assert!(matches!(encode_frame(&(), LIMIT, &mut out), Err(FrameError::Empty)));
+        assert_eq!(out, before);
+    }
+
+    #[test]
+    fn the_limit_is_exact() {
+        let value = vec![7u8; 900];
+        let mut out = BytesMut::new();
+        encode_frame(&value, LIMIT, &mut out).unwrap();
+        let body = u32::try_from(out.len() - FRAME_HEADER_BYTES).unwrap();
+        out.clear();
+        encode_frame(&value, body, &mut out).unwrap();
+        assert!(first_frame(&out, body).unwrap().is_some());
+        assert!(matches!(first_frame(&out, body - 1), Err(FrameError::TooLarge { .. })));
+        assert!(matches!(encode_frame(&value, body - 1, &mut out), Err(FrameError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn every_changed_byte_is_noticed() {
+        let good = frame(&message(b"some command"));
+        for at in 0..good.len() {
+            for bit in 0..8 {
+                let mut bad = good.clone();
+                bad[at] ^= 1 << bit;
+                // A longer length may leave the frame incomplete; nothing may be given out.
+                if let Ok(Some(_)) = first_frame(&bad, LIMIT) {
+                    panic!("byte {at}, bit {bit} was not noticed");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_are_not_a_frame() {
+        assert!(matches!(first_frame(&[0; 64], LIMIT), Err(FrameError::Empty)));
+        // Nor is a length whose checksum was left out.
+        assert!(matches!(
+            first_frame(&[4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], LIMIT),
+            Err(FrameError::Checksum { .. })
+        ));
+    }
+
+    #[test]
+    fn a_body_with_something_behind_its_value_is_refused() {
+        let error = decode_body::<u8>(&[1, 2, 3]).unwrap_err();
+        assert!(matches!(error, FrameError::Trailing { bytes: 2 }), "{error}");
+        assert!(matches!(decode_body::<Message>(&[1]), Err(FrameError::Body(_))));
+    }
+
+    #[tokio::test]
+    async fn an_oversized_frame_is_refused_before_anything_is_allocated_for_it() {
+        let (mut near, far) = tokio::io::duplex(64);
+        near.write_all(&[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]).await.unwrap();
+        let mut reader = FrameReader::new(far, LIMIT);
+        let error = reader.read::<Message>().await.unwrap_err();
+        assert!(matches!(error, FrameError::TooLarge { bytes: 0xffff_ffff, bytes_max: LIMIT }), "{error}");
+        assert!(error.is_garbage());
+        assert!(reader.buffer.capacity() < 4096, "allocated {}", reader.buffer.capacity());
+    }
+
+    #[tokio::test]
+    async fn the_end_between_frames_is_an_end_and_within_one_an_error() {
+        let whole = frame(&message(b"x"));
+        for cut in 0..=whole.len() {
+            let mut reader = FrameReader::new(&whole[..cut], LIMIT);
+            match reader.read::<Message>().await {
+                Ok(None) => assert_eq!(cut, 0),
+                Ok(Some(read)) => {
+                    assert_eq!((cut, read), (whole.len(), message(b"x")));
+                    assert!(reader.read::<Message>().await.unwrap().is_none());
+                }
+                Err(error) => {
+                    assert!(cut > 0 && matches!(error, FrameError::Cut), "{cut}: {error}");
+                    assert!(!error.is_garbage());
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reader_loses_nothing_when_it_is_cancelled() {
+        let (mut near, far) = tokio::io::duplex(1024);
+        let mut reader = FrameReader::new(far, LIMIT);
+        let bytes = frame(&message(b"cancelled many times"));
+        for byte in &bytes[..bytes.len() - 1] {
+            near.write_all(&[*byte]).await.unwrap();
+            tokio::select! {
+                biased;
+                read = reader.read::<Message>() => panic!("too early: {read:?}"),
+                () = std::future::ready(()) => {}
+            }
+            assert!(!reader.has_frame());
+        }
+        near.write_all(&bytes[bytes.len() - 1..]).await.unwrap();
+        assert_eq!(reader.read::<Message>().await.unwrap(), Some(message(b"cancelled many times")));
+    }
+
+    #[tokio::test]
+    async fn one_buffer_serves_many_frames() {
+        let mut stream = BytesMut::new();
+        for i in 0..10_000u32 {
+            encode_frame(&vec![1u8; (i % 700) as usize], LIMIT, &mut stream).unwrap();
+        }
+        let mut reader = FrameReader::new(&stream[..], LIMIT);
+        for i in 0..10_000u32 {
+            let (value, bytes) = reader.read_sized::<Vec<u8>>().await.unwrap().unwrap();
+            assert_eq!(value.len(), (i % 700) as usize);
+            assert!(bytes > value.len() + FRAME_HEADER_BYTES);
+        }
+        assert!(reader.buffer.capacity() < 64 * 1024, "grew to {}", reader.buffer.capacity());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn frames_come_back_however_the_stream_is_cut_up(
+            commands in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 1..20),
+            cuts in proptest::collection::vec(1usize..200, 1..20),
+        ) {
+            let mut stream = BytesMut::new();
+            for command in &commands {
+                encode_frame(&message(command), LIMIT, &mut stream).unwrap();
+            }
+            let mut buffer = BytesMut::new();
+            let (mut found, mut rest, mut cuts) = (Vec::new(), &stream[..], cuts.iter().cycle());
+            while !rest.is_empty() {
+                let (piece, behind) = rest.split_at((*cuts.next().unwrap()).min(rest.len()));
+                rest = behind;
+                buffer.extend_from_slice(piece);
+                while let Some(body) = first_frame(&buffer, LIMIT).unwrap() {
+                    let length = body.len();
+                    found.push(decode_body::<Message>(body).unwrap());
+                    buffer.advance(FRAME_HEADER_BYTES + length);
+                }
+            }
+            prop_assert_eq!(found, commands.iter().map(|c| message(c)).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn garbage_is_never_a_message(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            // Decoding anything must neither panic nor allocate what a length in it asks for.
+            let _ = decode_body::<Message>(&bytes);
+            prop_assert!(!matches!(first_frame(&bytes, LIMIT), Ok(Some(_))));
+        }
+    }
+}

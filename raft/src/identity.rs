@@ -315,3 +315,154 @@ fn refuse_orphans(disk: &dyn Disk, dir: &Path) -> Result<(), IdentityError> {
     }
     Ok(())
 }
+
+#[cfg(all(test, not(madsim)))]
+mod tests {
+    use super::*;
+    use crate::transport::testing::{CrashDisk, Unsynced};
+
+    const DIR: &str = "/var/raftkv/n2";
+
+    fn dir() -> &'static Path {
+        Path::new(DIR)
+    }
+
+    fn file() -> PathBuf {
+        dir().join(IDENTITY_FILE)
+    }
+
+    fn record() -> ClusterRecord {
+        ClusterRecord { cluster: 0x0123_4567_89ab_cdef, members: [(NodeId(1), 11), (NodeId(2), 22)].into() }
+    }
+
+    fn formed() -> Identity {
+        Identity { member: NodeId(2), incarnation: 22, cluster: Some(record()), log_created: true }
+    }
+
+    #[test]
+    fn the_first_start_draws_an_incarnation_and_the_next_ones_find_it() {
+        let disk = CrashDisk::default();
+        let first = open(&disk, dir(), NodeId(2), 1).unwrap();
+        assert_eq!((first.member, &first.cluster, first.log_created), (NodeId(2), &None, false));
+        for unsynced in [Unsynced::Lost, Unsynced::Kept] {
+            assert_eq!(open(&disk.crash(unsynced), dir(), NodeId(2), 99).unwrap(), first);
+        }
+        let wiped = open(&CrashDisk::default(), dir(), NodeId(2), 2).unwrap();
+        assert_ne!(wiped.incarnation, first.incarnation);
+    }
+
+    #[test]
+    fn a_crash_at_any_call_leaves_the_old_identity_or_the_new_one() {
+        for unsynced in [Unsynced::Lost, Unsynced::Kept] {
+            for calls in 0.. {
+                let disk = CrashDisk::default();
+                let before = open(&disk, dir(), NodeId(2), 1).unwrap();
+                let after = Identity { cluster: Some(record()), ..before.clone() };
+                disk.fail_after(calls);
+                let stored = store(&disk, dir(), &after);
+                let found = load(&disk.crash(unsynced), dir()).unwrap().unwrap();
+                if stored.is_ok() {
+                    assert_eq!(found, after, "stored, so it is durable");
+                    break;
+                }
+                assert!(found == before || found == after, "{calls}: {found:?}");
+                // And it can be written again over whatever was left behind.
+                let disk = disk.crash(unsynced);
+                store(&disk, dir(), &after).unwrap();
+                assert_eq!(load(&disk.crash(Unsynced::Lost), dir()).unwrap(), Some(after));
+            }
+        }
+    }
+
+    #[test]
+    fn a_crash_at_any_call_of_the_first_start_is_no_start_or_a_whole_one() {
+        for unsynced in [Unsynced::Lost, Unsynced::Kept] {
+            for calls in 0.. {
+                let disk = CrashDisk::default();
+                disk.fail_after(calls);
+                let first = open(&disk, dir(), NodeId(2), 1);
+                let disk = disk.crash(unsynced);
+                let second = open(&disk, dir(), NodeId(2), 2).unwrap();
+                if let Ok(first) = first {
+                    assert_eq!(second, first, "whoever was told this identity may rely on it");
+                    break;
+                }
+                assert_eq!(open(&disk.crash(Unsynced::Lost), dir(), NodeId(2), 3).unwrap(), second);
+            }
+        }
+    }
+
+    #[test]
+    fn every_flipped_byte_and_every_cut_is_damage_and_says_what_to_do() {
+        let good = encode(&formed());
+        assert_eq!(decode(&file(), &good).unwrap(), formed());
+        let check = |bytes: &[u8], what: String| {
+            let disk = CrashDisk::default();
+            disk.plant(&file(), bytes);
+            let error = open(&disk, dir(), NodeId(2), 1).unwrap_err();
+            assert!(matches!(error, IdentityError::Damaged { .. }), "{what}: {error}");
+            let line = error.to_string();
+            assert!(line.contains("/var/raftkv/n2/identity") && line.contains("restore it"), "{line}");
+            assert_eq!(disk.bytes(&file()).unwrap(), bytes, "{what}: the evidence is left alone");
+        };
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 0xff;
+            check(&bad, format!("byte {at}"));
+            check(&good[..at], format!("cut at {at}"));
+        }
+        check(&[good.as_slice(), &[0]].concat(), "one byte more".to_owned());
+        check(&vec![0; (FILE_BYTES_MAX + 1) as usize], "a giant".to_owned());
+    }
+
+    #[test]
+    fn the_format_of_today_is_still_read() {
+        // Format 1, as written by the first release.
+        let hex = "726166746b76696401000000021601ef9bafcdf8acd1910102010b02160194a48c45";
+        let bytes: Vec<u8> =
+            (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect();
+        assert_eq!(decode(&file(), &bytes).unwrap(), formed());
+        assert_eq!(encode(&formed()), bytes);
+    }
+
+    #[test]
+    fn a_format_of_the_future_is_not_taken_for_damage() {
+        let mut bytes = encode(&formed());
+        bytes.truncate(bytes.len() - 4);
+        bytes[8] = 2;
+        bytes.extend_from_slice(b"what we cannot know");
+        let crc = crc32c::crc32c(&bytes);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        let error = decode(&file(), &bytes).unwrap_err();
+        assert!(matches!(error, IdentityError::Format { found: 2, .. }), "{error}");
+    }
+
+    #[test]
+    fn another_members_directory_is_refused() {
+        let disk = CrashDisk::default();
+        open(&disk, dir(), NodeId(2), 1).unwrap();
+        let line = open(&disk, dir(), NodeId(3), 1).unwrap_err().to_string();
+        assert!(line.contains("n2") && line.contains("n3") && line.contains(DIR), "{line}");
+    }
+
+    #[test]
+    fn another_clusters_directory_is_refused() {
+        assert!(formed().expect_cluster(dir(), record().cluster).is_ok());
+        assert!(Identity { cluster: None, ..formed() }.expect_cluster(dir(), 9).is_ok());
+        let line = formed().expect_cluster(dir(), 9).unwrap_err().to_string();
+        assert!(line.contains("00000000000000000123456789abcdef") && line.contains(DIR), "{line}");
+    }
+
+    #[test]
+    fn data_without_an_identity_is_not_an_empty_directory() {
+        for room in OTHER_ROOMS {
+            let disk = CrashDisk::default();
+            disk.plant(&dir().join(room).join("something"), b"data");
+            let error = open(&disk, dir(), NodeId(2), 1).unwrap_err();
+            assert!(
+                matches!(&error, IdentityError::Missing { room: found, .. } if *found == room),
+                "{error}"
+            );
+        }
+    }
+}

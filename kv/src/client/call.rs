@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use raft::clock::{self, Monotonic};
 
-use crate::wire::{self, NotDone, Outcome, Reply, RequestBody};
+use crate::wire::{NotDone, Outcome, Reply, RequestBody};
 
 use super::connection::{Connection, Lost};
 use super::{ClientError, Inner, Reason};
@@ -150,8 +149,8 @@ impl Story {
 
 impl Inner {
     /// Has `body` done somewhere.
-    pub(super) async fn call(&self, body: &RequestBody, kind: Kind) -> Result<Called, ClientError> {
-        let body = encode(body)?;
+    pub(super) async fn call(&self, body: RequestBody, kind: Kind) -> Result<Called, ClientError> {
+        let body = Arc::new(body);
         let begun = self.clock.now();
         let mut story = Story {
             kind,
@@ -174,7 +173,7 @@ impl Inner {
             // What cannot be sent twice may as well wait for its answer as long as there is time.
             let patience =
                 if kind == Kind::Once { story.deadline } else { now + self.options.attempt_timeout };
-            let attempt = self.attempt(&address, body.clone(), patience.min(story.deadline)).await;
+            let attempt = self.attempt(&address, Arc::clone(&body), patience.min(story.deadline)).await;
             match self.judge(&mut story, &address, attempt) {
                 Next::Return(result) => {
                     let maybe_done_before = story.maybe_done;
@@ -187,8 +186,8 @@ impl Inner {
     }
 
     /// Asks one node, once, something that changes nothing.
-    pub(super) async fn call_at(&self, endpoint: &str, body: &RequestBody) -> Result<Reply, ClientError> {
-        let body = encode(body)?;
+    pub(super) async fn call_at(&self, endpoint: &str, body: RequestBody) -> Result<Reply, ClientError> {
+        let body = Arc::new(body);
         let deadline = self.clock.now() + self.options.request_timeout;
         let endpoint: Arc<str> = Arc::from(endpoint);
         let reason = match self.attempt(&endpoint, body, deadline).await {
@@ -283,7 +282,7 @@ impl Inner {
     }
 
     /// Sends once, and waits until `deadline` for what becomes of it.
-    async fn attempt(&self, address: &Arc<str>, body: Bytes, deadline: Monotonic) -> Attempt {
+    async fn attempt(&self, address: &Arc<str>, body: Arc<RequestBody>, deadline: Monotonic) -> Attempt {
         let slot = self.directory().slot(address);
         let connection =
             match clock::timeout_at(&*self.clock, deadline, self.connection(&slot, address)).await {
@@ -332,10 +331,6 @@ impl Inner {
             }
         }
     }
-}
-
-fn encode(body: &RequestBody) -> Result<Bytes, ClientError> {
-    wire::encode(body).map_err(|e| ClientError::NotDone { reason: Reason::Argument(e.to_string()) })
 }
 
 /// A small generator of numbers, for jitter only.

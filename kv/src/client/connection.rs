@@ -6,16 +6,17 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use raft::clock::{self, SharedClock};
+use raft::codec::FrameError;
 use raft::net::SharedNet;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::wire::{
     Answer, ClientHello, FRAME_BYTES_MAX, FrameStream, HELLO_BYTES_MAX, NotDone, Outcome, PROTOCOL_MAX,
-    PROTOCOL_MIN, ServerHello, WireError,
+    PROTOCOL_MIN, REQUEST_OVERHEAD_BYTES, RequestBody, ServerHello, WireError,
 };
 
 use super::ClientOptions;
@@ -39,8 +40,7 @@ pub(super) struct Lost {
 type Waiter = oneshot::Sender<Result<Outcome, Lost>>;
 
 struct Outgoing {
-    /// An encoded [`RequestBody`](crate::wire::RequestBody).
-    body: Bytes,
+    body: Arc<RequestBody>,
     waiter: Waiter,
 }
 
@@ -62,7 +62,8 @@ impl Connection {
             let stream = net.connect(address).await.map_err(|e| e.to_string())?;
             let mut frames = FrameStream::new(stream, HELLO_BYTES_MAX);
             let request_bytes_max = shake_hands(&mut frames).await.map_err(|e| e.to_string())?;
-            frames.set_frame_bytes_max(FRAME_BYTES_MAX);
+            let request_bytes_max = u32::try_from(request_bytes_max).unwrap_or(FRAME_BYTES_MAX);
+            frames.set_limits(FRAME_BYTES_MAX, request_bytes_max.saturating_add(REQUEST_OVERHEAD_BYTES));
             Ok::<_, String>((frames, request_bytes_max))
         };
         let Ok(opened) = clock::timeout(&**clock, options.connect_timeout, opening).await else {
@@ -85,7 +86,7 @@ impl Connection {
     }
 
     /// Sends a request and waits for what becomes of it.
-    pub(super) async fn request(&self, body: Bytes) -> Result<Outcome, Lost> {
+    pub(super) async fn request(&self, body: Arc<RequestBody>) -> Result<Outcome, Lost> {
         let (waiter, answer) = oneshot::channel();
         if self.queue.send(Outgoing { body, waiter }).await.is_err() {
             return Err(Lost { sent: false, why: "the connection is closed".into() });
@@ -121,7 +122,7 @@ struct Waiting {
 struct Running {
     frames: FrameStream,
     requests: mpsc::Receiver<Outgoing>,
-    request_bytes_max: u64,
+    request_bytes_max: u32,
     waiting: BTreeMap<u64, Waiting>,
     next_id: u64,
 }
@@ -186,15 +187,6 @@ impl Running {
         if waiter.is_closed() {
             return Ok(());
         }
-        if body.len() as u64 > self.request_bytes_max {
-            let not_done = NotDone::TooLarge {
-                what: "the request, in bytes,".into(),
-                actual: body.len() as u64,
-                limit: self.request_bytes_max,
-            };
-            let _ = waiter.send(Ok(Outcome::NotDone(not_done)));
-            return Ok(());
-        }
         if self.waiting.len() >= INFLIGHT_MAX {
             // Answers to requests that were given up may never come.
             let what = format!("{INFLIGHT_MAX} requests are under way on the connection");
@@ -203,10 +195,20 @@ impl Running {
         }
         let id = self.next_id;
         let begins_at = self.frames.written_bytes() + self.frames.unsent_bytes() as u64;
-        self.frames.push_parts(&id, &body)?;
-        self.next_id += 1;
-        self.waiting.insert(id, Waiting { waiter, begins_at });
-        Ok(())
+        match self.frames.push(&(id, &*body)) {
+            Ok(()) => {
+                self.next_id += 1;
+                self.waiting.insert(id, Waiting { waiter, begins_at });
+                Ok(())
+            }
+            Err(WireError::Frame(FrameError::TooLarge { .. })) => {
+                let reason =
+                    format!("the request is larger than the limit of {} bytes", self.request_bytes_max);
+                let _ = waiter.send(Ok(Outcome::NotDone(NotDone::TooLarge { reason })));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn fail_all(&mut self, why: &str) {

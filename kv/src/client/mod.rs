@@ -244,7 +244,7 @@ impl Client {
     /// # Errors
     /// No node answered.
     pub async fn members(&self) -> Result<Vec<Member>, ClientError> {
-        let called = self.inner.call(&RequestBody::Members, Kind::Anywhere).await?;
+        let called = self.inner.call(RequestBody::Members, Kind::Anywhere).await?;
         let Reply::Members(members) = called.reply else { return Err(confused(&called.endpoint)) };
         Ok(members)
     }
@@ -254,7 +254,7 @@ impl Client {
     /// # Errors
     /// It did not answer.
     pub async fn status(&self, endpoint: &str) -> Result<NodeReport, ClientError> {
-        match self.inner.call_at(endpoint, &RequestBody::Status).await? {
+        match self.inner.call_at(endpoint, RequestBody::Status).await? {
             Reply::Status(report) => Ok(*report),
             _ => Err(confused(endpoint)),
         }
@@ -262,7 +262,7 @@ impl Client {
 
     /// Proposes a command body as it is; the answer is whatever the state machine answered, refusals included.
     async fn propose(&self, body: CommandBody, kind: Kind) -> Result<Response, ClientError> {
-        let called = self.inner.call(&RequestBody::Propose(body), kind).await?;
+        let called = self.inner.call(RequestBody::Propose(body), kind).await?;
         let Reply::Command(response) = called.reply else { return Err(confused(&called.endpoint)) };
         Ok(response)
     }

@@ -69,8 +69,7 @@ impl Client {
             Consistency::Linearizable => (false, Kind::Read),
             Consistency::Serializable => (true, Kind::Anywhere),
         };
-        let called =
-            self.inner.call(&RequestBody::Range { range: range.clone(), serializable }, kind).await?;
+        let called = self.inner.call(RequestBody::Range { range: range.clone(), serializable }, kind).await?;
         match called.reply {
             Reply::Range(result) => Ok(result),
             Reply::RangeRefused(refusal) => Err(ClientError::Refused(refusal)),

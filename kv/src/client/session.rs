@@ -144,7 +144,7 @@ impl Writer for Session {
             return Err(ClientError::NotDone { reason: Reason::Deadline { after_ms, last: None } });
         };
         let body = RequestBody::Propose(CommandBody::Operate { stamp: Some(stamp), operation });
-        let called = inner.call(&body, Kind::Repeatable).await?;
+        let called = inner.call(body, Kind::Repeatable).await?;
         match called.reply {
             Reply::Command(Response::Refused(Refusal::SessionExpired { .. })) if called.maybe_done_before => {
                 let reason = Reason::SessionExpired { endpoint: called.endpoint.to_string() };
@@ -165,7 +165,7 @@ async fn keep_alive(session: Weak<Shared>, pause: Duration) {
         if clock.now() >= due {
             let body = RequestBody::Propose(CommandBody::KeepAlive { session: shared.id });
             // The session shows by itself whether it still lives; until then it is worth trying again.
-            let answer = shared.inner.call(&body, Kind::Repeatable).await;
+            let answer = shared.inner.call(body, Kind::Repeatable).await;
             shared.state().used_at = clock.now();
             if answer.is_ok_and(|called| matches!(called.reply, Reply::Command(Response::Refused(_)))) {
                 return;

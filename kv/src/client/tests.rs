@@ -328,13 +328,13 @@ fn a_request_over_the_servers_limit_is_not_sent() {
     run(async {
         let (net, log) = (net(), Log::default());
         server(&net, "a", &log, |n, _| put_done(n as u64)).await;
-        let error = client(&net, &["a"]).put("k", vec![0; 10_001]).await.unwrap_err();
-        let ClientError::NotDone {
-            reason: Reason::NotDone { reason: NotDone::TooLarge { limit: 10_000, .. }, .. },
-        } = &error
+        let error = client(&net, &["a"]).put("k", vec![0; 10_020]).await.unwrap_err();
+        let ClientError::NotDone { reason: Reason::NotDone { reason: NotDone::TooLarge { reason }, .. } } =
+            &error
         else {
             panic!("{error}");
         };
+        assert!(reason.ends_with("the limit of 10000 bytes"), "{reason}");
         assert!(sent_to(&log).is_empty());
     });
 }

@@ -18,7 +18,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{CommandBody, Range, RangeResult, Refusal, Response, Revision};
 
-pub(crate) use stream::encode;
 pub use stream::{FrameStream, WireError};
 
 /// The first bytes of a [`ClientHello`]: tells a client of this store from whatever else may knock.
@@ -31,11 +30,11 @@ pub const PROTOCOL_MIN: u16 = 1;
 pub const PROTOCOL_MAX: u16 = 1;
 
 /// Frames of the handshake are at most this long, so that a stranger cannot make a server wait for a large one.
-pub const HELLO_BYTES_MAX: usize = 512;
+pub const HELLO_BYTES_MAX: u32 = 512;
 
 /// No frame is longer than this. Servers take far shorter requests (see [`ServerHello::Welcome`]); answers may be
 /// longer than requests, because a transaction may read a lot.
-pub const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const FRAME_BYTES_MAX: u32 = 16 * 1024 * 1024;
 
 /// How a client introduces itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +91,9 @@ impl ServerHello {
         Self::Welcome { protocol: max.min(PROTOCOL_MAX), node, request_bytes_max }
     }
 }
+
+/// What a request's frame holds beside its body, at most.
+pub(crate) const REQUEST_OVERHEAD_BYTES: u32 = 16;
 
 /// One request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,14 +174,10 @@ pub enum NotDone {
         what: String,
     },
     /// The request is over a limit, and will be next time too.
-    #[error("{what} has {actual}; the limit is {limit}")]
+    #[error("{reason}")]
     TooLarge {
-        /// What is too large, with its unit.
-        what: String,
-        /// How large it is.
-        actual: u64,
-        /// How large it may be.
-        limit: u64,
+        /// What is too large, how large it is, and the limit.
+        reason: String,
     },
     /// The request makes no sense, and will not next time either.
     #[error("invalid request: {reason}")]
@@ -264,6 +262,10 @@ pub struct NodeReport {
     pub revision: Revision,
     /// Revisions below this are compacted.
     pub compacted: Revision,
+    /// Bytes of the store on disk.
+    pub store_bytes: u64,
+    /// Open sessions.
+    pub sessions: u64,
     /// Bytes of the data directory, if the node can tell.
     pub disk_bytes: Option<u64>,
     /// CPU time of the node's process so far, in microseconds, if the node can tell.
@@ -283,8 +285,10 @@ pub struct PeerReport {
     pub id: u64,
     /// The highest index known to be in its log.
     pub matched: u64,
-    /// Whether it was heard from within the last election timeout.
-    pub active: bool,
+    /// The next index to be sent to it.
+    pub next: u64,
+    /// Ticks since it last answered.
+    pub silent_ticks: u32,
 }
 
 #[cfg(test)]

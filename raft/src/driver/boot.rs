@@ -232,13 +232,23 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
         watch::channel(Leadership { term: raft.hard_state().term, ..Leadership::default() });
     let (stopped_in, stopped) = watch::channel(None);
     let applied = machine.applied().last;
-    let state =
-        State { applied, checkpoint: applied, checkpointing: false, wal: wal.stats(), unattested: false };
+    let state = State {
+        applied,
+        checkpoint: applied,
+        checkpointing: false,
+        unsaved_bytes: 0,
+        wal: wal.stats(),
+        unattested: false,
+    };
     let parts = Parts {
         raft,
         transport,
         log: LogLane::new(wal_lane, wal, completed.clone()),
-        snapshots: Snapshots::new(snapshots.newest(), options.snapshot_entries, options.snapshot_log_bytes),
+        snapshots: Snapshots::new(
+            Arc::clone(&snapshots),
+            options.snapshot_entries,
+            options.snapshot_log_bytes,
+        ),
         apply: ApplyLane::new(&seams.blocking, machine, snapshots, formed, completed),
         clock: seams.clock,
         leadership: leadership_in,

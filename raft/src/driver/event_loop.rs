@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::clock::{BoxFuture, Monotonic, SharedClock};
 use crate::core::{
-    Event, LogId, Message, MessageBody, ProposeError as CoreProposeError, Raft, ReadIndexError, Ready,
+    Entry, Event, LogId, Message, MessageBody, ProposeError as CoreProposeError, Raft, ReadIndexError, Ready,
     ReadyNumber, RoleName, SnapshotMeta,
 };
 use crate::snapshot::SnapshotFile;
@@ -21,7 +21,7 @@ use crate::state_machine::StateMachine;
 use crate::transport::{Incoming, IncomingReceiver, Transport};
 use crate::wal::WalStats;
 
-use super::apply_lane::ApplyLane;
+use super::apply_lane::{ApplyLane, Waiter};
 use super::handle::{Leadership, ProposeError, ReadError, ReadWaiter, Request, StopReason};
 use super::log_lane::{LogLane, LogWork};
 use super::options::{NodeOptions, Observer};
@@ -85,16 +85,23 @@ pub(super) struct EventLoop<S: StateMachine> {
     proposals: Proposals<S::Response>,
     reads: Reads,
     owed: VecDeque<Owed>,
+    /// Committed groups that wait for a checkpoint to end, with their waiters.
+    held_back: Vec<Group<S::Response>>,
     /// A received snapshot file that the core has not decided on yet.
     received: Option<SnapshotFile>,
     install: Option<Install>,
 }
+
+/// Entries to be applied together, and who waits for each.
+type Group<R> = (Vec<Entry>, Vec<Waiter<R>>);
 
 /// How far disk and state machine have come.
 pub(super) struct State {
     pub(super) applied: LogId,
     pub(super) checkpoint: LogId,
     pub(super) checkpointing: bool,
+    /// Bytes applied since the last checkpoint was cut.
+    pub(super) unsaved_bytes: u64,
     pub(super) wal: WalStats,
     /// Whether something was appended since the log last wrote down how far it is durable.
     pub(super) unattested: bool,
@@ -129,6 +136,7 @@ impl<S: StateMachine> EventLoop<S> {
             proposals: Proposals::new(),
             reads: Reads::new(),
             owed: VecDeque::new(),
+            held_back: Vec::new(),
             received: None,
             install: None,
         }
@@ -278,19 +286,21 @@ impl<S: StateMachine> EventLoop<S> {
                 self.settle(Some(number));
             }
             Completion::Applied { last, unsaved_bytes } => {
+                self.state.unsaved_bytes = unsaved_bytes;
                 self.on_applied(last);
-                if unsaved_bytes >= self.options.checkpoint_bytes && !self.state.checkpointing {
-                    self.state.checkpointing = true;
-                    self.apply.checkpoint();
-                }
+                self.checkpoint_if_due();
             }
             Completion::Checkpointed { last } => {
                 self.state.checkpointing = false;
                 self.state.checkpoint = self.state.checkpoint.max(last);
+                self.checkpoint_if_due();
                 self.compact_log();
+                for (entries, waiters) in std::mem::take(&mut self.held_back) {
+                    self.apply(entries, waiters);
+                }
             }
             Completion::SnapshotTaken { file } => {
-                for peer in self.snapshots.taken(file.clone()) {
+                for peer in self.snapshots.taken() {
                     self.transport.send_snapshot(peer, self.raft.hard_state().term, file.clone());
                 }
                 self.compact_log();
@@ -299,6 +309,25 @@ impl<S: StateMachine> EventLoop<S> {
             Completion::Failed(why) => return Some(StopReason::Failed(why)),
         }
         None
+    }
+
+    fn checkpoint_if_due(&mut self) {
+        if self.state.unsaved_bytes >= self.options.checkpoint_bytes && !self.state.checkpointing {
+            self.state.checkpointing = true;
+            self.state.unsaved_bytes = 0;
+            self.apply.checkpoint();
+        }
+    }
+
+    /// Applies a group, unless so much is applied and not yet in the store that the checkpoint under way must end
+    /// first. What is held back counts against the log in memory, so proposals are refused in the end.
+    fn apply(&mut self, entries: Vec<Entry>, waiters: Vec<Waiter<S::Response>>) {
+        if self.state.checkpointing && self.state.unsaved_bytes >= self.options.checkpoint_bytes {
+            self.held_back.push((entries, waiters));
+            return;
+        }
+        self.snapshots.applying(&entries);
+        self.apply.apply(entries, waiters);
     }
 
     fn on_applied(&mut self, last: LogId) {
@@ -317,8 +346,8 @@ impl<S: StateMachine> EventLoop<S> {
     /// The log is needed for recovery only behind what is durable elsewhere: in the store *and* in a snapshot, so
     /// that a store which is lost can be rebuilt from the snapshot and the log.
     fn compact_log(&mut self) {
-        if let Some(through) = self.snapshots.newest_index() {
-            self.log.submit(LogWork::Compact { through: through.min(self.state.checkpoint.index) });
+        if let Some((last, _)) = self.snapshots.newest() {
+            self.log.submit(LogWork::Compact { through: last.index.min(self.state.checkpoint.index) });
         }
     }
 
@@ -350,8 +379,7 @@ impl<S: StateMachine> EventLoop<S> {
         }
         if !ready.committed.is_empty() {
             let waiters = ready.committed.iter().map(|entry| self.proposals.take(entry)).collect();
-            self.snapshots.applying(&ready.committed);
-            self.apply.apply(ready.committed, waiters);
+            self.apply(ready.committed, waiters);
         }
         for read in ready.reads {
             match read.index {
@@ -399,6 +427,12 @@ impl<S: StateMachine> EventLoop<S> {
             panic!("the core accepted snapshot {} that was not received", meta.last)
         };
         tracing::info!(last = %meta.last, bytes = file.bytes, "installing a snapshot");
+        // The snapshot holds what these would have done; what became of each is not known here.
+        for (_, waiters) in std::mem::take(&mut self.held_back) {
+            for waiter in waiters.into_iter().flatten() {
+                let _ = waiter.send(Err(ProposeError::OutcomeUnknown));
+            }
+        }
         self.install = Some(Install { number, file: file.clone(), held: Vec::new() });
         self.apply.install(file);
     }
@@ -407,7 +441,6 @@ impl<S: StateMachine> EventLoop<S> {
         let Some(install) = &mut self.install else { panic!("snapshot {} installed unasked", meta.last) };
         assert_eq!(install.file.meta, *meta, "the snapshot that was to be installed");
         let held = std::mem::take(&mut install.held);
-        self.snapshots.arrived(install.file.clone());
         self.state.checkpoint = self.state.checkpoint.max(meta.last);
         self.proposals.forget_through(meta.last.index);
         for work in held {

@@ -60,6 +60,10 @@ mod receive;
 pub(crate) mod reception;
 mod send;
 pub(crate) mod support;
+#[cfg(all(test, not(madsim)))]
+pub(crate) mod testing;
+#[cfg(all(test, not(madsim)))]
+mod tests;
 mod transfer;
 
 use inbox::InboxSender;

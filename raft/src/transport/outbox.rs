@@ -307,6 +307,7 @@ mod tests {
             (control.as_slice(), appends.as_slice()),
             (["heartbeat 1".into()].as_slice(), ["append 1".into()].as_slice())
         );
+        assert_eq!(take(&outbox), (vec![], vec![], false));
         for i in 0..10_000 {
             outbox.push(&heartbeat(i));
         }

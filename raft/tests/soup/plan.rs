@@ -21,6 +21,7 @@ pub(crate) struct Plan {
     pub(crate) propose: usize,
     pub(crate) read: usize,
     pub(crate) campaign: usize,
+    pub(crate) hand_over: usize,
     /// How often a Ready is made durable at once, rather than later.
     pub(crate) prompt_disk: usize,
     /// How often each node's clock ticks, in parts of the whole.
@@ -34,7 +35,7 @@ impl Plan {
         let sometimes = |rng: &mut Rng, most: usize| {
             if rng.chance(400) { 0 } else { rng.below(most + 1) }
         };
-        let append_bytes_max = rng.below(400) as u64 + 1;
+        let append_bytes_max = if rng.chance(300) { 1 } else { 1 + rng.below(400) as u64 };
         let config = Config {
             id: NodeId(1),
             election_timeout_ticks: 3 + rng.below(6) as u32,
@@ -53,15 +54,16 @@ impl Plan {
             drop: sometimes(rng, 250),
             duplicate: sometimes(rng, 200),
             reorder: sometimes(rng, 1000),
-            crash: sometimes(rng, 10),
-            restart: 5 + rng.below(40),
-            partition: sometimes(rng, 12),
-            compact: sometimes(rng, 60),
+            crash: sometimes(rng, 150),
+            restart: 30 + rng.below(300),
+            partition: sometimes(rng, 200),
+            compact: sometimes(rng, 100),
             propose: 10 + rng.below(100),
-            read: sometimes(rng, 80),
+            read: sometimes(rng, 100),
             campaign: sometimes(rng, 15),
+            hand_over: sometimes(rng, 25),
             prompt_disk: rng.below(1001),
-            tick: (0..nodes).map(|_| 1 + rng.below(4)).collect(),
+            tick: (0..nodes).map(|_| rng.below(5)).collect(),
             config,
         }
     }
