@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 #[cfg(madsim)]
 pub mod cluster;
+pub mod disk;
 pub mod history;
 pub mod invariants;
 pub mod nemesis;
