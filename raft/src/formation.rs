@@ -324,3 +324,6 @@ async fn ask(config: FormationConfig, hello: Hello, address: String, told: mpsc:
     // The round may be over already.
     let _ = told.send((hello.to, answer.map(|dialled| dialled.answer))).await;
 }
+
+#[cfg(all(test, not(madsim)))]
+mod tests;
