@@ -87,9 +87,7 @@ fn role(role: RoleName) -> &'static str {
 }
 
 fn json(answers: &[Answer]) -> Value {
-    let peer = |p: &PeerReport| {
-        json!({ "id": p.id, "matched": p.matched, "next": p.next, "silent_ticks": p.silent_ticks })
-    };
+    let peer = |p: &PeerReport| json!({ "id": p.id, "matched": p.matched, "next": p.next, "silent_ticks": p.silent_ticks });
     let node = |answer: &Answer| match &answer.report {
         Err(error) => json!({ "endpoint": answer.endpoint, "error": error.to_string() }),
         Ok(r) => json!({

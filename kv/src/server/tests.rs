@@ -13,13 +13,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::client::{Client, ClientError, ClientOptions, Consistency, Reason, Writer};
 use crate::command::{
-    CommandBody, Compare, CompareTarget, KeyRange, Operation, Put, Range, Refusal, Relation, Txn, TxnOperation,
+    CommandBody, Compare, CompareTarget, KeyRange, Operation, Put, Range, Refusal, Relation, Txn,
+    TxnOperation,
 };
 use crate::state_machine::{KvOptions, SessionLimits};
 use crate::store::{MemoryPlatter, StoreKind};
 use crate::testing::{TestNet, net};
 use crate::wire::{
-    Answer, ClientHello, FRAME_BYTES_MAX, FrameStream, NotDone, Outcome, Reply, Request, RequestBody, ServerHello,
+    Answer, ClientHello, FRAME_BYTES_MAX, FrameStream, NotDone, Outcome, Reply, Request, RequestBody,
+    ServerHello,
 };
 
 fn run<F: Future>(future: F) -> F::Output {
@@ -97,7 +99,13 @@ fn put(key: &str, value: Vec<u8>) -> RequestBody {
 }
 
 fn all() -> Range {
-    Range { range: KeyRange::Prefix(Bytes::new()), revision: None, limit: 0, keys_only: false, count_only: false }
+    Range {
+        range: KeyRange::Prefix(Bytes::new()),
+        revision: None,
+        limit: 0,
+        keys_only: false,
+        count_only: false,
+    }
 }
 
 #[test]
@@ -127,7 +135,10 @@ fn everything_that_can_be_asked_is_answered() {
         client.compact(4).await.unwrap();
         let old = Range { revision: Some(1), ..all() };
         let error = client.range(old, Consistency::Linearizable).await.unwrap_err();
-        assert!(matches!(error, ClientError::Refused(Refusal::RevisionCompacted { oldest: 4, .. })), "{error}");
+        assert!(
+            matches!(error, ClientError::Refused(Refusal::RevisionCompacted { oldest: 4, .. })),
+            "{error}"
+        );
         session.close().await.unwrap();
         let members = client.members().await.unwrap();
         assert!(members.len() == 1 && members[0].leader && members[0].client == "client1", "{members:?}");
@@ -148,7 +159,9 @@ fn a_range_of_more_than_one_answers_worth_comes_in_pieces() {
         }
         let whole = client.range(all(), Consistency::Linearizable).await.unwrap();
         assert_eq!((whole.kvs.len(), whole.count, whole.more), (5, 5, false));
-        assert!(whole.kvs.iter().enumerate().all(|(n, kv)| kv.value.len() == 1 << 20 && kv.value[0] == n as u8));
+        assert!(
+            whole.kvs.iter().enumerate().all(|(n, kv)| kv.value.len() == 1 << 20 && kv.value[0] == n as u8)
+        );
         node.shutdown().await;
     });
 }
@@ -249,7 +262,8 @@ fn what_is_over_a_limit_is_refused_before_the_log() {
         let (net, dir) = (net(), tempfile::tempdir().unwrap());
         let (node, client) = one(&net, dir.path(), |options| options.requests.request_bytes_max = 2000).await;
         let last = node.raft().status().await.unwrap().core.last;
-        let step = |n: u32| TxnOperation::Put(Put { key: n.to_string().into(), value: "".into(), prev_kv: false });
+        let step =
+            |n: u32| TxnOperation::Put(Put { key: n.to_string().into(), value: "".into(), prev_kv: false });
         let many = Txn { compares: vec![], success: (0..129).map(step).collect(), failure: vec![] };
         let attempts = [
             Operation::Put(Put { key: "k".into(), value: vec![0; 2000].into(), prev_kv: false }),
@@ -258,7 +272,8 @@ fn what_is_over_a_limit_is_refused_before_the_log() {
         ];
         for operation in attempts {
             let error = client.operate(operation).await.unwrap_err();
-            let ClientError::NotDone { reason: Reason::NotDone { reason: NotDone::TooLarge { .. }, .. } } = &error
+            let ClientError::NotDone { reason: Reason::NotDone { reason: NotDone::TooLarge { .. }, .. } } =
+                &error
             else {
                 panic!("{error}");
             };
@@ -266,7 +281,10 @@ fn what_is_over_a_limit_is_refused_before_the_log() {
         }
         let error = client.put("", "v").await.unwrap_err();
         assert!(
-            matches!(&error, ClientError::NotDone { reason: Reason::NotDone { reason: NotDone::Invalid { .. }, .. } }),
+            matches!(
+                &error,
+                ClientError::NotDone { reason: Reason::NotDone { reason: NotDone::Invalid { .. }, .. } }
+            ),
             "{error}"
         );
         assert_eq!(node.raft().status().await.unwrap().core.last, last);
@@ -315,7 +333,8 @@ fn the_node_as_a_whole_takes_only_so_much() {
         for _ in 0..20 {
             for frames in [&mut a, &mut b] {
                 let answer = frames.receive::<Answer>().await.unwrap().unwrap();
-                overloaded += u32::from(matches!(answer.outcome, Outcome::NotDone(NotDone::Overloaded { .. })));
+                overloaded +=
+                    u32::from(matches!(answer.outcome, Outcome::NotDone(NotDone::Overloaded { .. })));
             }
         }
         assert!((1..=38).contains(&overloaded), "{overloaded}");
@@ -345,7 +364,8 @@ fn who_says_nothing_or_reads_nothing_is_dropped() {
         client.put("large", vec![0; 1 << 20]).await.unwrap();
         let mut deaf = raw(&net).await;
         for id in 0..20 {
-            deaf.push(&Request { id, body: RequestBody::Range { range: all(), serializable: true } }).unwrap();
+            deaf.push(&Request { id, body: RequestBody::Range { range: all(), serializable: true } })
+                .unwrap();
         }
         deaf.send().await.unwrap();
         clock::sleep(&raft::clock::RealClock, Duration::from_millis(500)).await;
@@ -386,7 +406,10 @@ fn shutting_down_finishes_what_is_under_way_and_begins_nothing_new() {
         let stopping = tokio::spawn(node.shutdown());
         let mut answered = 1;
         while let Some(Answer { id, outcome }) = frames.receive::<Answer>().await.unwrap() {
-            assert!(matches!(outcome, Outcome::Done(_) | Outcome::NotDone(NotDone::ShuttingDown)), "{id}: {outcome:?}");
+            assert!(
+                matches!(outcome, Outcome::Done(_) | Outcome::NotDone(NotDone::ShuttingDown)),
+                "{id}: {outcome:?}"
+            );
             answered += 1;
         }
         assert_eq!(answered, 100, "all are answered, one way or the other");
