@@ -80,7 +80,8 @@ pub enum MessageBody {
     },
     /// The answer to a [`Heartbeat`](Self::Heartbeat).
     HeartbeatResponse {
-        /// The `round` of the request.
+        /// The `round` of the request. 0 answers no round: it only tells the sender of an outdated message that there
+        /// is a later term.
         round: u64,
     },
     /// A whole snapshot has arrived out of band and is in hand: install it (§5.3).

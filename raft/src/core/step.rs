@@ -126,20 +126,15 @@ impl Raft {
     }
 
     /// Answers a message of an earlier term, if its sender would otherwise go on in that term.
+    ///
+    /// The answer must mean nothing but its term: the sender may have come to lead or to stand in this very term
+    /// by the time it arrives, and would take the answer to an old question for one to a new question (rule 6).
+    /// No round has number 0. Shown in `testdata/reads/old_round_confirms_nothing.txt`.
     fn teach(&mut self, message: &Message) {
-        let last = self.shared.log.last();
-        let answer = match &message.body {
-            MessageBody::RequestVote { .. } => MessageBody::VoteResponse { granted: false },
-            MessageBody::AppendEntries { prev, .. } => {
-                MessageBody::AppendRejected { prev_index: prev.index, hint: last }
-            }
-            MessageBody::InstallSnapshot { meta } => {
-                MessageBody::AppendRejected { prev_index: meta.last.index, hint: last }
-            }
-            MessageBody::Heartbeat { round, .. } => MessageBody::HeartbeatResponse { round: *round },
-            _ => return,
-        };
-        self.shared.respond(message.from, answer);
+        let is_request = matches!(message.body, MessageBody::RequestVote { .. });
+        if is_request || message.body.comes_from_leader() {
+            self.shared.respond(message.from, MessageBody::HeartbeatResponse { round: 0 });
+        }
     }
 
     /// Hands a message of the current term (or a pre-vote) to its handler.

@@ -244,7 +244,11 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
         raft,
         transport,
         log: LogLane::new(wal_lane, wal, completed.clone()),
-        snapshots: Snapshots::new(snapshots.newest(), options.snapshot_entries, options.snapshot_log_bytes),
+        snapshots: Snapshots::new(
+            Arc::clone(&snapshots),
+            options.snapshot_entries,
+            options.snapshot_log_bytes,
+        ),
         apply: ApplyLane::new(&seams.blocking, machine, snapshots, formed, completed),
         clock: seams.clock,
         leadership: leadership_in,

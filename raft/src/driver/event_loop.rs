@@ -300,7 +300,7 @@ impl<S: StateMachine> EventLoop<S> {
                 }
             }
             Completion::SnapshotTaken { file } => {
-                for peer in self.snapshots.taken(file.clone()) {
+                for peer in self.snapshots.taken() {
                     self.transport.send_snapshot(peer, self.raft.hard_state().term, file.clone());
                 }
                 self.compact_log();
@@ -346,8 +346,8 @@ impl<S: StateMachine> EventLoop<S> {
     /// The log is needed for recovery only behind what is durable elsewhere: in the store *and* in a snapshot, so
     /// that a store which is lost can be rebuilt from the snapshot and the log.
     fn compact_log(&mut self) {
-        if let Some(through) = self.snapshots.newest_index() {
-            self.log.submit(LogWork::Compact { through: through.min(self.state.checkpoint.index) });
+        if let Some((last, _)) = self.snapshots.newest() {
+            self.log.submit(LogWork::Compact { through: last.index.min(self.state.checkpoint.index) });
         }
     }
 
@@ -441,7 +441,6 @@ impl<S: StateMachine> EventLoop<S> {
         let Some(install) = &mut self.install else { panic!("snapshot {} installed unasked", meta.last) };
         assert_eq!(install.file.meta, *meta, "the snapshot that was to be installed");
         let held = std::mem::take(&mut install.held);
-        self.snapshots.arrived(install.file.clone());
         self.state.checkpoint = self.state.checkpoint.max(meta.last);
         self.proposals.forget_through(meta.last.index);
         for work in held {

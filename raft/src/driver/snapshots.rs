@@ -1,13 +1,14 @@
 //! When a snapshot file is due, and who waits for one.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::core::{Entry, Index, LogId, NodeId};
-use crate::snapshot::SnapshotFile;
+use crate::snapshot::{SnapshotDir, SnapshotFile};
 
 /// Decides about snapshot files; writes none itself.
 pub(super) struct Snapshots {
-    newest: Option<SnapshotFile>,
+    dir: Arc<SnapshotDir>,
     /// Whether one is being written.
     taking: bool,
     /// Followers that need one newer than the newest.
@@ -19,16 +20,13 @@ pub(super) struct Snapshots {
 }
 
 impl Snapshots {
-    pub(super) fn new(newest: Option<SnapshotFile>, entries_min: u64, log_bytes_min: u64) -> Self {
-        Self { newest, taking: false, waiting: BTreeSet::new(), log_bytes: 0, entries_min, log_bytes_min }
+    pub(super) fn new(dir: Arc<SnapshotDir>, entries_min: u64, log_bytes_min: u64) -> Self {
+        Self { dir, taking: false, waiting: BTreeSet::new(), log_bytes: 0, entries_min, log_bytes_min }
     }
 
+    /// The last entry in the newest file, and the file's bytes.
     pub(super) fn newest(&self) -> Option<(LogId, u64)> {
-        self.newest.as_ref().map(|file| (file.meta.last, file.bytes))
-    }
-
-    pub(super) fn newest_index(&self) -> Option<Index> {
-        self.newest.as_ref().map(|file| file.meta.last.index)
+        self.dir.newest().map(|file| (file.meta.last, file.bytes))
     }
 
     /// These are about to be applied.
@@ -40,7 +38,7 @@ impl Snapshots {
     ///
     /// Waiting until the log since then is as large as the file itself bounds what writing snapshots costs.
     pub(super) fn is_due(&mut self, applied: Index) -> bool {
-        let (index, file_bytes) = self.newest.as_ref().map_or((0, 0), |f| (f.meta.last.index.0, f.bytes));
+        let (index, file_bytes) = self.newest().map_or((0, 0), |(last, bytes)| (last.index.0, bytes));
         applied.0 >= index + self.entries_min
             && self.log_bytes >= self.log_bytes_min.max(file_bytes)
             && self.begin()
@@ -57,29 +55,19 @@ impl Snapshots {
     }
 
     /// The snapshot that was begun is written. Returns the followers that wait for it.
-    pub(super) fn taken(&mut self, file: SnapshotFile) -> BTreeSet<NodeId> {
+    pub(super) fn taken(&mut self) -> BTreeSet<NodeId> {
         self.taking = false;
-        self.arrived(file);
         std::mem::take(&mut self.waiting)
-    }
-
-    /// A snapshot file is in the directory, written here or received.
-    pub(super) fn arrived(&mut self, file: SnapshotFile) {
-        if self.newest_index().is_none_or(|newest| newest < file.meta.last.index) {
-            self.newest = Some(file);
-        }
     }
 
     /// The file to send to a follower, whose log must be continued from `compacted` on. Without one the follower
     /// waits for the next.
     pub(super) fn for_peer(&mut self, peer: NodeId, compacted: Index) -> Option<SnapshotFile> {
-        match &self.newest {
-            Some(file) if file.meta.last.index >= compacted => Some(file.clone()),
-            _ => {
-                self.waiting.insert(peer);
-                None
-            }
+        let file = self.dir.newest().filter(|file| file.meta.last.index >= compacted);
+        if file.is_none() {
+            self.waiting.insert(peer);
         }
+        file
     }
 
     /// Followers are another leader's business now.
@@ -90,12 +78,22 @@ impl Snapshots {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
     use crate::core::{Configuration, Payload, SnapshotMeta, Term};
+    use crate::disk::RealDisk;
 
-    fn file(index: u64, bytes: u64) -> SnapshotFile {
-        let meta = SnapshotMeta { last: LogId::new(1, index), configuration: Configuration::default() };
-        SnapshotFile::for_tests(meta, bytes)
+    fn dir(at: &tempfile::TempDir) -> Arc<SnapshotDir> {
+        Arc::new(SnapshotDir::open(Arc::new(RealDisk), &at.path().join("snapshots"), 1).unwrap())
+    }
+
+    fn write(dir: &SnapshotDir, index: u64, bytes: usize) -> SnapshotFile {
+        let configuration = Configuration::of_voters([NodeId(1)]);
+        let meta = SnapshotMeta { last: LogId::new(1, index), configuration };
+        let mut writer = dir.create(&meta).unwrap();
+        writer.write_all(&vec![7; bytes]).unwrap();
+        writer.commit().unwrap()
     }
 
     fn entries(n: u64) -> Vec<Entry> {
@@ -104,27 +102,33 @@ mod tests {
 
     #[test]
     fn a_snapshot_is_due_by_entries_and_by_bytes_and_one_at_a_time() {
-        let mut snapshots = Snapshots::new(None, 10, 100);
+        let at = tempfile::tempdir().unwrap();
+        let dir = dir(&at);
+        let mut snapshots = Snapshots::new(Arc::clone(&dir), 10, 100);
         snapshots.applying(&entries(9));
         assert!(!snapshots.is_due(Index(9)), "nine entries are too few");
         assert!(snapshots.is_due(Index(10)));
         snapshots.applying(&entries(50));
         assert!(!snapshots.is_due(Index(60)), "one is under way");
-        snapshots.taken(file(10, 1_000_000));
+        write(&dir, 10, 100_000);
+        snapshots.taken();
         assert!(!snapshots.is_due(Index(60)), "the log since then is smaller than the file");
     }
 
     #[test]
     fn a_follower_behind_the_newest_file_waits_for_the_next() {
-        let mut snapshots = Snapshots::new(Some(file(10, 1)), 10, 100);
-        assert!(snapshots.for_peer(NodeId(2), Index(10)).is_some());
+        let at = tempfile::tempdir().unwrap();
+        let dir = dir(&at);
+        write(&dir, 10, 1);
+        let mut snapshots = Snapshots::new(Arc::clone(&dir), 10, 100);
+        let held = snapshots.for_peer(NodeId(2), Index(10)).unwrap();
         assert!(snapshots.for_peer(NodeId(3), Index(11)).is_none());
-        assert_eq!(snapshots.taken(file(20, 1)), BTreeSet::from([NodeId(3)]));
-        assert_eq!(snapshots.taken(file(15, 1)), BTreeSet::new());
-        assert_eq!(
-            snapshots.newest_index(),
-            Some(Index(20)),
-            "an older file does not take the newest's place"
-        );
+        write(&dir, 20, 1);
+        assert_eq!(snapshots.taken(), BTreeSet::from([NodeId(3)]));
+        assert!(dir.reader(&held).is_ok(), "a file in somebody's hands is not removed");
+        drop(held);
+        write(&dir, 30, 1);
+        let left: Vec<_> = std::fs::read_dir(at.path().join("snapshots")).unwrap().collect();
+        assert_eq!(left.len(), 1, "but then it goes: {left:?}");
     }
 }

@@ -10,6 +10,8 @@
 //! - A snapshot is there whole or not at all: it is written under a staged name, synced, renamed, and the directory
 //!   is synced. Only then are older ones removed. Staged files that a crash left behind go at the next start.
 //! - Only newer replaces older: committing a snapshot that is not newer than the newest changes nothing.
+//! - A file stays as long as somebody holds its [`SnapshotFile`], to send or to install it; once it is no longer the
+//!   newest, it is removed at the first commit after that.
 //! - Nothing of a chunk is given out, or written on behalf of a peer, before its checksum was right; the end of the
 //!   state is reported only after the footer has confirmed length and checksum of the whole.
 //! - Chunks of different snapshots or transfers never mix: every checksum begins from the header's, and counts the
@@ -55,16 +57,11 @@ pub struct SnapshotFile {
     pub meta: SnapshotMeta,
     /// The length of the file, in bytes.
     pub bytes: u64,
-    path: PathBuf,
+    /// Shared by all clones: as long as there is one, the file is not removed.
+    path: Arc<Path>,
 }
 
 impl SnapshotFile {
-    /// One that is nowhere.
-    #[cfg(test)]
-    pub(crate) fn for_tests(meta: SnapshotMeta, bytes: u64) -> Self {
-        Self { meta, bytes, path: PathBuf::new() }
-    }
-
     /// Where it is, for messages.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -92,6 +89,8 @@ struct Folder {
 #[derive(Debug, Default)]
 struct State {
     newest: Option<SnapshotFile>,
+    /// Older ones that may still be in use.
+    replaced: Vec<Arc<Path>>,
     /// Names the next staged file.
     staged: u64,
 }
@@ -211,7 +210,7 @@ impl Folder {
         let at = bytes.saturating_sub(FOOTER_BYTES as u64);
         let read = file.read_at(&mut footer, at).during("read", &path)?;
         match footer.get(..read).and_then(peek_footer) {
-            Some(state_bytes) if state_bytes < bytes => Ok(SnapshotFile { meta, bytes, path }),
+            Some(state_bytes) if state_bytes < bytes => Ok(SnapshotFile { meta, bytes, path: path.into() }),
             _ => corrupt(at, "it does not end with a footer"),
         }
     }
@@ -242,13 +241,25 @@ impl Folder {
         folder.disk.rename(&staged.path, &path).during("rename to a snapshot", &staged.path)?;
         staged.committed = true;
         folder.disk.sync_dir(&folder.dir).during("sync directory", &folder.dir)?;
-        let file = SnapshotFile { meta: staged.meta.clone(), bytes: staged.written, path };
-        folder.lock().newest = Some(file.clone());
-        if let Some(old) = old {
+        let file = SnapshotFile { meta: staged.meta.clone(), bytes: staged.written, path: path.into() };
+        drop(old);
+        for path in folder.replace_newest(file.clone()) {
             // Not synced: should the name come back, the next start removes it again.
-            folder.disk.remove_file(&old.path).during("remove", &old.path)?;
+            folder.disk.remove_file(&path).during("remove", &path)?;
         }
         Ok(file)
+    }
+
+    /// Makes `file` the newest; returns those that were replaced, now or earlier, and are in nobody's hands.
+    fn replace_newest(&self, file: SnapshotFile) -> Vec<Arc<Path>> {
+        let mut state = self.lock();
+        if let Some(old) = state.newest.replace(file) {
+            state.replaced.push(old.path);
+        }
+        let (unused, used) =
+            std::mem::take(&mut state.replaced).into_iter().partition(|path| Arc::strong_count(path) == 1);
+        state.replaced = used;
+        unused
     }
 }
 

@@ -233,7 +233,6 @@ impl Wal {
             // Without a mark of this opening, leftovers of a torn tail could pass for records of this one.
             wal.begin_segment(last, 0, false)?;
         }
-        wal.tail.attest(last)?;
         Ok((wal, Recovered { hard_state, prev, entries, torn_bytes }))
     }
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use raft::core::{
-    Event, Index, Message, MessageBody, NodeId, ProposeError, ReadIndexError, RoleName, SnapshotMeta,
-    SnapshotOutcome,
+    Event, Index, LogId, Message, MessageBody, NodeId, ProposeError, Raft, ReadIndexError, RoleName,
+    SnapshotMeta, SnapshotOutcome, Term,
 };
 
 use crate::checker::{Checker, is_quorum};
@@ -114,40 +114,54 @@ impl World {
         }
     }
 
+    /// One thing happens, somewhere where it can.
     fn act(&mut self) {
-        let node = self.rng.below(self.nodes.len());
         match self.rng.below(100) {
-            0..45 => self.deliver_some(),
-            45..72 => self.take_ready(node),
-            72..80 => self.tick(node),
-            80..88 => self.lag_disk(node),
-            88..92 => self.apply(node),
-            92..95 => self.transfer(),
-            _ => self.disturb(node),
+            0..45 => (0..self.plan.hurry).for_each(|_| self.deliver_some()),
+            45..70 => self.at_some(|node| node.raft.as_ref().is_some_and(Raft::has_ready), Self::take_ready),
+            70..79 => self.at_some(|node| node.raft.is_some(), Self::tick),
+            79..86 => {
+                self.at_some(|node| !node.writes.is_empty() || node.unreported.is_some(), Self::lag_disk);
+            }
+            86..91 => self.at_some(|node| !node.to_apply.is_empty(), Self::apply),
+            91..95 => self.transfer(),
+            _ => self.disturb(),
         }
+        let leads = |node: &Node| node.raft.as_ref().is_some_and(|raft| raft.role() == RoleName::Leader);
         if self.rng.chance(self.plan.propose) {
-            self.propose(node);
+            self.at_some(leads, |world, node| _ = world.propose(node));
         }
         if self.rng.chance(self.plan.read) {
-            self.read(node);
+            self.at_some(leads, |world, node| _ = world.read(node));
         }
         if self.rng.chance(self.plan.compact) {
-            self.compact(node);
+            self.at_some(|node| node.raft.is_some(), Self::compact);
         }
         if self.rng.chance(self.plan.campaign) {
-            self.campaign(node);
+            self.at_some(|node| node.raft.is_some(), Self::campaign);
+        }
+        if self.rng.chance(self.plan.hand_over) {
+            self.at_some(leads, Self::hand_over);
         }
     }
 
-    fn disturb(&mut self, node: usize) {
-        if self.nodes[node].raft.is_none() {
-            if self.rng.chance(self.plan.restart * 10) {
-                self.restart(node);
-            }
-        } else if self.rng.chance(self.plan.crash * 10) {
-            self.crash(node);
+    /// Does something at a random node of those where it can be done.
+    fn at_some(&mut self, can: impl Fn(&Node) -> bool, action: impl FnOnce(&mut Self, usize)) {
+        let nodes: Vec<usize> = (0..self.nodes.len()).filter(|&node| can(&self.nodes[node])).collect();
+        if !nodes.is_empty() {
+            let node = *self.rng.pick(&nodes);
+            action(self, node);
         }
-        if self.rng.chance(self.plan.partition * 10) {
+    }
+
+    fn disturb(&mut self) {
+        if self.rng.chance(self.plan.restart) {
+            self.at_some(|node| node.raft.is_none(), Self::restart);
+        }
+        if self.rng.chance(self.plan.crash) {
+            self.at_some(|node| node.raft.is_some(), Self::crash);
+        }
+        if self.rng.chance(self.plan.partition) {
             self.partition();
         }
     }
@@ -207,20 +221,21 @@ impl World {
     }
 
     fn campaign(&mut self, node: usize) {
-        let count = self.nodes.len();
-        let from = self.nodes[node].id;
         let Some(raft) = self.nodes[node].raft.as_mut() else { return };
-        if raft.role() == RoleName::Leader && self.rng.chance(500) {
-            let to = NodeId(self.rng.below(count) as u64 + 1);
-            let term = raft.hard_state().term;
-            if to != from {
-                self.messages.push(Message { from, to, term, body: MessageBody::TimeoutNow });
-            }
-            return;
-        }
         trace!(self, "n{} campaigns", node + 1);
         raft.campaign();
         self.observe(node);
+    }
+
+    /// A leader asks another node to stand at once.
+    fn hand_over(&mut self, node: usize) {
+        let from = self.nodes[node].id;
+        let Some(raft) = &self.nodes[node].raft else { return };
+        let term = raft.hard_state().term;
+        let to = NodeId(self.rng.below(self.nodes.len()) as u64 + 1);
+        if to != from {
+            self.messages.push(Message { from, to, term, body: MessageBody::TimeoutNow });
+        }
     }
 
     fn take_ready(&mut self, node: usize) {
@@ -283,7 +298,7 @@ impl World {
         self.observe(node);
     }
 
-    fn propose(&mut self, node: usize) -> Option<Index> {
+    fn propose(&mut self, node: usize) -> Option<LogId> {
         let raft = self.nodes[node].raft.as_mut()?;
         let size = self.rng.below(60);
         self.commands += 1;
@@ -292,7 +307,7 @@ impl World {
             Ok(id) => {
                 trace!(self, "n{} proposes {id}", node + 1);
                 self.observe(node);
-                Some(id.index)
+                Some(id)
             }
             Err(ProposeError::NotLeader { .. } | ProposeError::Overloaded) => None,
         }
@@ -393,7 +408,7 @@ impl World {
     fn restart(&mut self, node: usize) {
         self.nodes[node].restart();
         let Node { id, machine, raft, .. } = &self.nodes[node];
-        trace!(self, "{id} restarts: {:?}", raft.as_ref().map(raft::core::Raft::status));
+        trace!(self, "{id} restarts: {:?}", raft.as_ref().map(Raft::status));
         self.checker.observe_state(*id, machine.last, machine.hash);
         self.observe(node);
     }
@@ -443,22 +458,23 @@ impl World {
         self.plan.drop = 0;
         let members: Vec<usize> = core.iter().map(|id| id.0 as usize - 1).collect();
         let patience = 40 * self.plan.config.election_timeout_ticks;
-        let mut goal = None;
+        let mut goal: Option<(LogId, u64)> = None;
         for _ in 0..patience {
             for &node in &members {
                 self.nodes[node].raft.as_mut().unwrap().tick();
                 self.observe(node);
             }
             self.settle(&members);
-            if let Some((index, read)) = goal
-                && self.has_converged(&members, index, read)
+            if let Some((id, read)) = goal
+                && self.has_converged(&members, id.index, read)
             {
                 return;
             }
-            if goal.is_none() || !self.is_led(&members) {
+            // What was asked of a leader that has since been followed by another may be lost.
+            if goal.is_none_or(|(id, _)| !self.is_led_in(&members, id.term)) {
                 goal = members.iter().find_map(|&node| {
-                    let index = self.propose(node)?;
-                    self.read(node).then_some((index, self.reads_begun))
+                    let id = self.propose(node)?;
+                    self.read(node).then_some((id, self.reads_begun))
                 });
             }
         }
@@ -467,8 +483,9 @@ impl World {
         panic!("no progress in {patience} ticks after healing {core:?}, goal {goal:?}: {status:#?}");
     }
 
-    fn is_led(&self, members: &[usize]) -> bool {
-        members.iter().any(|&node| self.nodes[node].raft.as_ref().unwrap().role() == RoleName::Leader)
+    fn is_led_in(&self, members: &[usize], term: Term) -> bool {
+        let mut rafts = members.iter().filter_map(|&node| self.nodes[node].raft.as_ref());
+        rafts.any(|raft| raft.role() == RoleName::Leader && raft.hard_state().term == term)
     }
 
     fn draw_core(&mut self) -> BTreeSet<NodeId> {
@@ -497,9 +514,12 @@ impl World {
     }
 
     /// Delivers, writes and applies everything until nothing moves. It must come to rest: else answers beget
-    /// answers.
+    /// answers. A follower far behind takes a few passes for each entry, if an append carries no more.
     fn settle(&mut self, members: &[usize]) {
-        for _ in 0..400 {
+        let lasts =
+            self.nodes.iter().filter_map(|node| node.raft.as_ref()).map(|raft| raft.last_log_id().index.0);
+        let passes_max = 400 + 4 * lasts.max().unwrap_or(0);
+        for _ in 0..passes_max {
             let mut moved = !self.messages.is_empty() || !self.transfers.is_empty();
             for message in std::mem::take(&mut self.messages) {
                 self.deliver(message);

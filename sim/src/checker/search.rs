@@ -38,13 +38,6 @@ pub(crate) enum Found {
     GaveUp(super::Bound),
 }
 
-/// The furthest the search came: the operations placed, and the state after them.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Furthest {
-    pub(crate) order: Vec<Op>,
-    pub(crate) state: State,
-}
-
 /// Something that can be taken back.
 #[derive(Clone, Copy)]
 enum Mark {
@@ -139,9 +132,8 @@ impl List {
 pub(crate) struct Search<'m, M> {
     model: &'m mut M,
     spans: Vec<Span>,
-    /// The operations that must be placed, by their end; and each one's rank among them ([`NEVER`] if it need not).
+    /// The operations that must be placed, by their end.
     by_end: Vec<Op>,
-    rank: Vec<u32>,
     placed: Vec<bool>,
     /// What must be placed and is not, by call: what changes nothing, and what changes something.
     pure: List,
@@ -162,8 +154,8 @@ pub(crate) struct Search<'m, M> {
     first: u32,
     fingerprint: Fingerprint,
     memo: Memo,
-    steps: u64,
-    furthest: Option<Furthest>,
+    /// The longest order so far, if it is wanted.
+    furthest: Option<Vec<Op>>,
 }
 
 /// Operations not in a group.
@@ -179,10 +171,6 @@ impl<'m, M: Model> Search<'m, M> {
 
         let mut by_end: Vec<Op> = all().filter(must).collect();
         by_end.sort_unstable_by_key(|op| spans[*op as usize].ret);
-        let mut rank = vec![NEVER; n];
-        for (at, op) in by_end.iter().enumerate() {
-            rank[*op as usize] = at as u32;
-        }
 
         let twins = twins(&spans);
         let (groups, group_of) = groups(&spans, model);
@@ -205,30 +193,26 @@ impl<'m, M: Model> Search<'m, M> {
             first: 0,
             fingerprint: [0, 0],
             memo: Memo::new(),
-            steps: 0,
             furthest: None,
             placed: vec![false; n],
-            rank,
             by_end,
             model,
             spans,
         }
     }
 
-    /// Remembers the furthest it comes, for [`Search::furthest`].
-    pub(crate) fn trace(mut self) -> Self {
-        self.furthest = Some(Furthest { order: Vec::new(), state: self.state });
+    /// Remembers the furthest it comes.
+    pub(crate) fn tracing(mut self) -> Self {
+        self.furthest = Some(Vec::new());
         self
     }
 
-    /// The furthest it came, if it was told to remember.
-    pub(crate) fn furthest(&mut self) -> Option<Furthest> {
-        self.furthest.take()
-    }
-
-    /// The configurations it was in.
-    pub(crate) fn steps(&self) -> u64 {
-        self.steps
+    /// Searches, and gives the longest order it saw.
+    pub(crate) fn furthest(mut self, patience: &mut Patience) -> Vec<Op> {
+        match self.run(patience) {
+            Found::Order(order) => order,
+            Found::Nothing | Found::GaveUp(_) => self.furthest.take().unwrap_or_default(),
+        }
     }
 
     /// Searches.
@@ -238,7 +222,6 @@ impl<'m, M: Model> Search<'m, M> {
             if self.first as usize == self.by_end.len() {
                 return Found::Order(self.order());
             }
-            self.steps += 1;
             if let Some(bound) = patience.spend(|| self.bytes()) {
                 return Found::GaveUp(bound);
             }
@@ -483,8 +466,13 @@ impl<'m, M: Model> Search<'m, M> {
     }
 
     fn note_furthest(&mut self) {
-        if self.furthest.as_ref().is_some_and(|furthest| self.marks.len() > furthest.order.len()) {
-            self.furthest = Some(Furthest { order: self.order(), state: self.state });
+        if let Some(furthest) = &self.furthest {
+            let must =
+                |order: &[Op]| order.iter().filter(|op| self.group_of[**op as usize] == NO_GROUP).count();
+            let order = self.order();
+            if must(&order) > must(furthest) {
+                self.furthest = Some(order);
+            }
         }
     }
 

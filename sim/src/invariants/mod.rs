@@ -96,6 +96,11 @@ impl Invariants {
         results.into_iter().for_each(|result| rules.note(result));
     }
 
+    /// Something else that must not be has happened.
+    pub fn fail(&self, failure: Failure) {
+        self.lock().note(Err(failure));
+    }
+
     /// The first rule that was broken, if one was.
     #[must_use]
     pub fn broken(&self) -> Option<Failure> {

@@ -39,7 +39,7 @@ struct Kept {
 }
 
 /// What of a trace is kept as text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Keep {
     /// Only the hash.
     Nothing,
@@ -47,6 +47,18 @@ pub enum Keep {
     Story,
     /// Every event.
     Everything,
+}
+
+impl Keep {
+    /// The name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Story => "story",
+            Self::Everything => "everything",
+        }
+    }
 }
 
 impl Trace {
