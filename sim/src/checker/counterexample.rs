@@ -133,8 +133,14 @@ fn presentable(history: &History, mut entries: Vec<Entry>) -> Vec<Entry> {
     entries
 }
 
-/// The longest order of some of `entries`, and what cannot follow.
+/// The longest order of some of `entries`, and what cannot follow. Writes that were weakened are taken as they were: it
+/// is easier to read an order with all of them in it.
 fn furthest(history: &History, entries: &[Entry], patience: &mut Patience) -> (Vec<Placed>, Vec<Stuck>) {
+    let as_it_was = |entry: &Entry| match history.operation(entry.id).end {
+        End::Ok { at, answer: Answer::Done } => Entry { answer: Some(Answer::Done), ret: at, ..*entry },
+        _ => *entry,
+    };
+    let entries: &[Entry] = &entries.iter().map(as_it_was).collect::<Vec<_>>();
     let mut register = Register::new(history, entries).without_foresight();
     let longest = Search::new(&mut register).tracing().furthest(patience);
     let longest: Vec<usize> = longest.into_iter().map(|op| register.entry(op)).collect();

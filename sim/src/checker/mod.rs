@@ -15,6 +15,7 @@ mod looks;
 mod memo;
 mod model;
 mod partition;
+mod pieces;
 mod register;
 mod replay;
 mod search;

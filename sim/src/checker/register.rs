@@ -37,6 +37,17 @@ pub(crate) enum Action {
     CasFailed(State),
 }
 
+impl Action {
+    /// The state it results in, if that is always the same.
+    pub(crate) fn makes(&self) -> Option<State> {
+        match *self {
+            Action::Put(value) => Some(value),
+            Action::Cas(expect, value) if expect != value => Some(value),
+            _ => None,
+        }
+    }
+}
+
 /// The model of one key.
 pub(crate) struct Register<'h> {
     states: States<'h>,
@@ -143,6 +154,24 @@ impl Model for Register<'_> {
             return NEVER;
         }
         self.future.action_expiry(&self.states, self.actions[op as usize])
+    }
+
+    fn unseen(&self, state: State) -> bool {
+        state == UNSEEN
+    }
+
+    fn overwrites(&self, op: Op) -> bool {
+        matches!(self.actions[op as usize], Action::Put(_))
+    }
+
+    fn idle(&mut self, op: Op, first: u32) -> bool {
+        self.foresight && self.future.idle(&self.states, op, self.actions[op as usize], first)
+    }
+
+    fn visit(&mut self, op: Op, first: u32) -> Option<(State, u32)> {
+        let Action::Put(value) = self.actions[op as usize] else { return None };
+        let lookers = self.foresight.then(|| self.future.lookers(value, first))??;
+        Some((value, lookers))
     }
 
     fn hopeless(&mut self, state: State, next: State) -> bool {

@@ -14,6 +14,8 @@
 //!   So nothing is placed before it is needed, and a wrong guess is found out near the place where it was made.
 //! - *Reads are free.* A pure operation whose answer is right in this state is placed at once and is no choice: it
 //!   changes nothing, and whatever can follow without it can follow with it.
+//! - *Idle writes.* What nobody will see is placed where it costs nothing: in a state that is unseen itself, or
+//!   right before something that overwrites the state. The same goes for a write together with all who see it.
 //! - *Twins.* Of operations that do the same, only the one that ends first is tried (of those of unknown outcome,
 //!   the one called first). If another is right here, the two can change places.
 //! - *The future.* The model says what cannot be completed, and which states nobody will ever tell apart.
@@ -256,10 +258,49 @@ impl<'m, M: Model> Search<'m, M> {
                 }
                 op = self.pure.behind(op);
             }
+            if self.model.unseen(self.state) {
+                self.tidy(None);
+            }
             match self.by_end.get(self.first as usize) {
                 Some(target) if self.placed[*target as usize] => {}
                 _ => return,
             }
+        }
+    }
+
+    /// Places writes that nobody sees, and those seen only by operations that may stand next too, together with these:
+    /// all but `except`. In an unseen state, or right before something overwrites the state, this costs nothing.
+    fn tidy(&mut self, except: Option<Op>) {
+        let horizon = self.horizon();
+        let head = self.writes.head();
+        let mut op = self.writes.behind(head);
+        while op != head && self.spans[op as usize].call < horizon {
+            if except != Some(op) {
+                if self.model.idle(op, self.first) {
+                    self.place(op);
+                } else if let Some((state, lookers)) = self.model.visit(op, self.first) {
+                    self.visit(op, state, lookers, horizon);
+                }
+            }
+            op = self.writes.behind(op);
+        }
+    }
+
+    /// Places `op`, which makes `state`, and those who look at it, if all of the `lookers` may stand next.
+    fn visit(&mut self, op: Op, state: State, lookers: u32, horizon: Moment) {
+        let (marks, mut left) = (self.marks.len() as u32, lookers);
+        self.place(op);
+        let head = self.pure.head();
+        let mut look = self.pure.behind(head);
+        while look != head && self.spans[look as usize].call < horizon {
+            if self.model.step(state, look).is_some() {
+                self.place(look);
+                left -= 1;
+            }
+            look = self.pure.behind(look);
+        }
+        if left > 0 {
+            self.take_back(marks);
         }
     }
 
@@ -272,7 +313,12 @@ impl<'m, M: Model> Search<'m, M> {
             self.first = first;
             while let Some(op) = self.next_choice() {
                 let Some(next) = self.model.step(state, op) else { continue };
-                if next == state && self.group_of[op as usize] != NO_GROUP {
+                if self.model.overwrites(op) {
+                    self.tidy(Some(op));
+                }
+                // What need not be done and changes nothing is not done, unless it hides something.
+                let hides = self.marks.len() > marks as usize;
+                if next == state && self.group_of[op as usize] != NO_GROUP && !hides {
                     continue;
                 }
                 self.place(op);
@@ -308,7 +354,8 @@ impl<'m, M: Model> Search<'m, M> {
                         continue;
                     }
                     frame.next = Choice::Behind(op);
-                    if op != target && self.first_twin(op, horizon) == op {
+                    if op != target && self.first_twin(op, horizon) == op && !self.model.idle(op, self.first)
+                    {
                         return Some(op);
                     }
                 }
