@@ -341,3 +341,38 @@ fn one_report_speaks_for_several_readies() {
     raft.persisted(last);
     assert_eq!(raft.status().durable, ids[2].index);
 }
+
+/// A write that was under way when a snapshot replaced the log stands for nothing in the new log.
+#[test]
+fn a_write_from_before_an_install_does_not_count() {
+    let mut raft = follower();
+    let old = (1..=6).map(|index| noop(1, index)).collect();
+    raft.step(message(2, 1, 1, append(LogId::ZERO, old, 0))).unwrap();
+    let writing_old = raft.ready().number;
+    let meta = SnapshotMeta { last: LogId::new(2, 3), configuration: voters(&[1, 2, 3]) };
+    raft.step(message(3, 1, 2, MessageBody::InstallSnapshot { meta })).unwrap();
+    let new = (4..=8).map(|index| noop(2, index)).collect();
+    raft.step(message(3, 1, 2, append(LogId::new(2, 3), new, 8))).unwrap();
+    let writing_new = raft.ready().number;
+    raft.persisted(writing_old);
+    assert_eq!(raft.status().durable, Index(0));
+    assert!(!raft.has_ready(), "nothing behind a snapshot is given out before the install is durable");
+    raft.persisted(writing_new);
+    assert_eq!(raft.status().durable, Index(8));
+    assert_eq!(raft.ready().committed.len(), 5);
+}
+
+/// Rule 5: an append proves nothing about what lies behind its entries, so nothing there is committed by it, and it is
+/// acknowledged only as far as it goes. 3@1 here is what an old leader left.
+#[test]
+fn a_commit_index_reaches_no_further_than_its_append() {
+    let mut raft = follower();
+    let old = (1..=3).map(|index| noop(1, index)).collect();
+    raft.step(message(2, 1, 1, append(LogId::ZERO, old, 0))).unwrap();
+    raft.step(message(3, 1, 2, append(LogId::new(1, 1), vec![noop(1, 2)], 9))).unwrap();
+    assert_eq!(raft.commit(), Index(2));
+    let ready = raft.ready();
+    let last = ready.messages_after_persist.last().map(|message| &message.body);
+    assert_eq!(last, Some(&MessageBody::AppendAccepted { matched: Index(2) }));
+    assert_eq!(raft.last_log_id(), LogId::new(1, 3), "what does not differ is not cut");
+}
