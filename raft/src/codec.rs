@@ -301,7 +301,8 @@ mod tests {
     fn message(command: &[u8]) -> Message {
         let payload = Payload::Command(Bytes::copy_from_slice(command));
         let entry = Entry { term: Term(3), index: Index(8), payload };
-        let body = MessageBody::AppendEntries { prev: LogId::new(2, 7), entries: vec![entry], commit: Index(6) };
+        let body =
+            MessageBody::AppendEntries { prev: LogId::new(2, 7), entries: vec![entry], commit: Index(6) };
         Message { from: NodeId(1), to: NodeId(2), term: Term(3), body }
     }
 
@@ -361,7 +362,10 @@ mod tests {
     fn zeros_are_not_a_frame() {
         assert!(matches!(first_frame(&[0; 64], LIMIT), Err(FrameError::Empty)));
         // Nor is a length whose checksum was left out.
-        assert!(matches!(first_frame(&[4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], LIMIT), Err(FrameError::Checksum { .. })));
+        assert!(matches!(
+            first_frame(&[4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], LIMIT),
+            Err(FrameError::Checksum { .. })
+        ));
     }
 
     #[test]

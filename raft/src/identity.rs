@@ -459,7 +459,10 @@ mod tests {
             let disk = CrashDisk::default();
             disk.plant(&dir().join(room).join("something"), b"data");
             let error = open(&disk, dir(), NodeId(2), 1).unwrap_err();
-            assert!(matches!(&error, IdentityError::Missing { room: found, .. } if *found == room), "{error}");
+            assert!(
+                matches!(&error, IdentityError::Missing { room: found, .. } if *found == room),
+                "{error}"
+            );
         }
     }
 }
