@@ -251,7 +251,8 @@ impl Asking<'_> {
             Ok(Answer::Empty { listed, .. }) => {
                 let why =
                     format!("it lists {listed:?}, this node {:?}: make the lists the same", self.listed);
-                self.reception.warn((by.0, "forming", "lists"), || format!("{by} is not of the same cluster: {why}"));
+                self.reception
+                    .warn((by.0, "forming", "lists"), || format!("{by} is not of the same cluster: {why}"));
                 Ok(Weighed::Nothing(why))
             }
             Ok(Answer::Accept { .. } | Answer::Refuse(_)) => {
@@ -262,7 +263,8 @@ impl Asking<'_> {
             Err(error) => {
                 let why = error.explain(self.identity.member, by);
                 if let DialError::Refused(refusal) = &error {
-                    self.reception.warn((by.0, "forming", refusal.name()), || format!("{by} refused this node: {why}"));
+                    self.reception
+                        .warn((by.0, "forming", refusal.name()), || format!("{by} refused this node: {why}"));
                 }
                 Ok(Weighed::Nothing(why))
             }

@@ -161,7 +161,8 @@ async fn a_crash_at_any_disk_call_of_any_node_ends_in_one_cluster() {
                 let mut disks: [CrashDisk; 3] = Default::default();
                 disks[victim].fail_after(calls);
                 // The others get a while; the victim's error means that its power failed.
-                let [one, two, three] = [1, 2, 3].map(|id| world.start(id as u64, &disks[id - 1], &[1, 2, 3]));
+                let [one, two, three] =
+                    [1, 2, 3].map(|id| world.start(id as u64, &disks[id - 1], &[1, 2, 3]));
                 let mut tasks = [one, two, three].map(tokio::spawn);
                 crate::clock::sleep(&*world.clock, Duration::from_secs(10)).await;
                 if !disks[victim].has_failed() {
@@ -270,7 +271,10 @@ async fn a_wiped_disk_is_refused_by_everyone_and_told_why() {
         assert_eq!((member, Some(expected)), (&NodeId(id), record.members.get(&NodeId(id))));
         assert!(error.to_string().contains("restore its data directory, or remove"), "{error}");
         assert_eq!(on_disk(&disks[victim]), None);
-        assert!(!lines.with(&format!("n{id} has not the disk it joined with")).is_empty(), "the others log it too");
+        assert!(
+            !lines.with(&format!("n{id} has not the disk it joined with")).is_empty(),
+            "the others log it too"
+        );
     }
 }
 

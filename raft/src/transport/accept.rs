@@ -56,9 +56,9 @@ async fn receive_messages(shared: &Shared, mut accepted: Accepted) {
     };
     match ended {
         Ok(()) => tracing::debug!(peer = %from, remote, "the peer's stream ended"),
-        Err(error) => shared
-            .reception
-            .warn((from.0, "receiving", error.name()), || format!("closed the stream of {from} at {remote}: {error}")),
+        Err(error) => shared.reception.warn((from.0, "receiving", error.name()), || {
+            format!("closed the stream of {from} at {remote}: {error}")
+        }),
     }
 }
 

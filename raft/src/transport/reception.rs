@@ -107,7 +107,9 @@ impl Reception {
         match timeout(&*self.clock, self.handshake_timeout, self.converse(stream, &remote, listed)).await {
             Ok(accepted) => accepted,
             Err(_) => {
-                self.warn((0, "accepting", "slow"), || format!("closed the connection from {remote}: no hello in time"));
+                self.warn((0, "accepting", "slow"), || {
+                    format!("closed the connection from {remote}: no hello in time")
+                });
                 None
             }
         }

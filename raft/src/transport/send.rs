@@ -85,9 +85,9 @@ pub(super) fn start(shared: Arc<Shared>, order: Order, before: Option<Transfer>)
                 SnapshotOutcome::Delivered
             }
             Err(fault) => {
-                shared
-                    .reception
-                    .warn((to.0, "sending", "snapshot"), || format!("snapshot {snapshot} did not reach {to}: {fault}"));
+                shared.reception.warn((to.0, "sending", "snapshot"), || {
+                    format!("snapshot {snapshot} did not reach {to}: {fault}")
+                });
                 SnapshotOutcome::Failed
             }
         };

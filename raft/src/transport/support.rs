@@ -192,7 +192,11 @@ mod tests {
         assert_eq!(log.allow((1, "sending", "refused"), at(0)), Some(0));
         assert_eq!(log.allow((1, "sending", "refused"), at(1)), None);
         assert_eq!(log.allow((1, "sending", "refused"), at(2)), None);
-        assert_eq!(log.allow((2, "sending", "refused"), at(2)), Some(0), "another member's line is another line");
+        assert_eq!(
+            log.allow((2, "sending", "refused"), at(2)),
+            Some(0),
+            "another member's line is another line"
+        );
         assert_eq!(log.allow((1, "receiving", "refused"), at(2)), Some(0), "so is the other direction's");
         assert_eq!(log.allow((1, "sending", "refused"), at(31)), Some(2));
     }

@@ -32,9 +32,17 @@ async fn each_mismatch_is_refused_and_named() {
     let mut one = world.node(1).await;
     let (lines, _guard) = Lines::listen();
     let cases = [
-        (Hello { cluster: Some(78), ..hello(2, 1) }, Refusal::WrongCluster { cluster: CLUSTER }, "n1 is in cluster"),
+        (
+            Hello { cluster: Some(78), ..hello(2, 1) },
+            Refusal::WrongCluster { cluster: CLUSTER },
+            "n1 is in cluster",
+        ),
         (Hello { member: NodeId(9), ..hello(2, 1) }, Refusal::UnknownMember, "n9 is not a member"),
-        (Hello { incarnation: 5, ..hello(3, 1) }, Refusal::WrongIncarnation { expected: 33 }, "n3 has not the disk"),
+        (
+            Hello { incarnation: 5, ..hello(3, 1) },
+            Refusal::WrongIncarnation { expected: 33 },
+            "n3 has not the disk",
+        ),
     ];
     for (hello, expected, words) in cases {
         for _ in 0..3 {
@@ -80,7 +88,12 @@ async fn both_ends_log_what_is_wrong_and_how_to_mend_it() {
         })
         .await;
     crate::clock::sleep(&*world.clock, Duration::from_secs(20)).await;
-    for line in ["cannot send to n2 at n2: n2 is in cluster", "refused messages from n2 at", "refused messages from n1 at", "cannot send to n1 at n1: n1 is in cluster"] {
+    for line in [
+        "cannot send to n2 at n2: n2 is in cluster",
+        "refused messages from n2 at",
+        "refused messages from n1 at",
+        "cannot send to n1 at n1: n1 is in cluster",
+    ] {
         let logged = lines.with(line);
         assert_eq!(logged.len(), 1, "{line}: {logged:?}");
         assert!(logged[0].contains("data directory"), "{logged:?}");

@@ -153,8 +153,11 @@ fn heartbeat(from: u64, to: u64, round: u64) -> Message {
 fn append(from: u64, to: u64, number: u64, bytes: usize) -> Message {
     let payload = Payload::Command(Bytes::from(vec![number as u8; bytes]));
     let entry = Entry { term: Term(1), index: crate::core::Index(number), payload };
-    let body =
-        MessageBody::AppendEntries { prev: LogId::ZERO, entries: vec![entry], commit: crate::core::Index(number) };
+    let body = MessageBody::AppendEntries {
+        prev: LogId::ZERO,
+        entries: vec![entry],
+        commit: crate::core::Index(number),
+    };
     Message { from: NodeId(from), to: NodeId(to), term: Term(1), body }
 }
 

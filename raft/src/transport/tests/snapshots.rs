@@ -63,7 +63,10 @@ async fn a_snapshot_arrives_whole_and_messages_go_on_beside_it() {
         one.transport.send(heartbeat(1, 2, 9));
         assert_eq!(two.message().await, heartbeat(1, 2, 9));
         let (from, term, received) = two.snapshot().await;
-        assert_eq!((from, term, &received.meta, received.bytes), (NodeId(1), Term(3), &file.meta, file.bytes));
+        assert_eq!(
+            (from, term, &received.meta, received.bytes),
+            (NodeId(1), Term(3), &file.meta, file.bytes)
+        );
         assert_eq!(read_snapshot(&two, &received), state);
         assert_eq!(one.sent().await, (SnapshotOutcome::Delivered, LogId::new(1, 40)));
         assert_eq!(two.snapshots.newest(), Some(received));

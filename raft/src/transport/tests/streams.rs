@@ -273,7 +273,9 @@ async fn a_peer_can_move_and_leave() {
     one.connected(2).await;
     one.transport.send(heartbeat(1, 2, 1));
     let mut told = Vec::new();
-    while !told.contains(&Incoming::Message(heartbeat(1, 2, 1))) || !told.contains(&Incoming::Connected(NodeId(1))) {
+    while !told.contains(&Incoming::Message(heartbeat(1, 2, 1)))
+        || !told.contains(&Incoming::Connected(NodeId(1)))
+    {
         told.push(within(LONG, moved.recv()).await.unwrap());
     }
 
@@ -286,7 +288,12 @@ async fn a_peer_can_move_and_leave() {
     }
     assert_eq!(lines.with("n2 is not a member of the cluster of n1").len(), 2, "both ends say so");
     one.transport.send(heartbeat(1, 2, 2));
-    assert!(one.gathered().await.iter().all(|i| !matches!(i, Incoming::Message(_) | Incoming::Unreachable(NodeId(2)))));
+    assert!(
+        one.gathered()
+            .await
+            .iter()
+            .all(|i| !matches!(i, Incoming::Message(_) | Incoming::Unreachable(NodeId(2))))
+    );
 }
 
 #[tokio::test(start_paused = true)]
