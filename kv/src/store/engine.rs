@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::memory::{MemoryPlatter, MemoryStore};
-use super::sled::{SledOptions, SledStore};
+use super::sled_engine::{SledOptions, SledStore};
 use super::{RowChange, Store, StoreError, Visit};
 
 /// What is called with a sled store's directory after each flush.

@@ -1,7 +1,7 @@
 //! Ordered bytes with atomic batches, and the layers that the state machine keeps over them.
 //!
 //! Two rooms in one. Below is an *engine*: something that keeps sorted rows on a disk, behind the trait [`Store`].
-//! There are two, sled ([`sled`], the default) and memory ([`memory`], for simulation at speed). Above lie the
+//! There are two, sled ([`sled_engine`], the default) and memory ([`memory`], for simulation at speed). Above lie the
 //! *layers*: applied rows first go to a table in memory, and reach the engine in large sorted runs at checkpoints.
 //! Why: `docs/adr/0002-table-before-sled.md`.
 //!
@@ -30,12 +30,13 @@ pub(crate) mod layers;
 pub mod memory;
 pub mod power_safe;
 pub(crate) mod rows;
-pub mod sled;
+#[path = "sled.rs"]
+pub mod sled_engine;
 pub(crate) mod table;
 
 pub use engine::{AfterFlush, StoreKind};
 pub use memory::MemoryPlatter;
-pub use sled::SledOptions;
+pub use sled_engine::SledOptions;
 
 use raft::state_machine::StateMachineError;
 

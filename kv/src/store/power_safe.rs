@@ -4,7 +4,7 @@
 //! metadata nor flushes the disk's cache; where the call answers `ENOSYS`, sled falls back to `fsync`. It also
 //! renames its page-table snapshots into place without syncing the directory. Replaying random subsets of its
 //! unsynced writes, 299 of 800 crash images of unmodified sled did not open, or opened with wrong or no data; with
-//! these two symbols, and the rest of the recipe in [`sled`](super::sled), none of 33,761 did not.
+//! these two symbols, and the rest of the recipe in [`sled`](super::sled_engine), none of 33,761 did not.
 //!
 //! So this module, the only one in the workspace with `unsafe` code, defines
 //!
@@ -122,7 +122,7 @@ pub(crate) fn assert_active(dir: &Path) -> io::Result<()> {
     std::fs::remove_file(&to)?;
     assert!(
         after > before,
-        "std::fs::rename is the C library's own in this executable: sled is not safe in it"
+        "std::fs::rename is the C library's own in this executable: its stores would not survive a power cut"
     );
     PROVEN.store(true, Ordering::Release);
     Ok(())
