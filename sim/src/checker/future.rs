@@ -6,7 +6,8 @@ use super::{
     pieces::Pieces,
     register::Action,
     search::List,
-    states::{ABSENT, States, UNSEEN},
+    spelling::Spelling,
+    states::{ABSENT, EMPTY, States, UNSEEN},
 };
 
 /// What the operations not yet placed can see and do.
@@ -26,8 +27,7 @@ pub(crate) struct Future {
     /// The pieces each needed state ends with; filled when first asked for.
     endings: Vec<Option<Box<[u32]>>>,
     pieces: Pieces,
-    /// Until when each piece is looked for.
-    piece_expiry: Vec<u32>,
+    spelling: Spelling,
     /// Whether a cas of unknown outcome expects each state.
     tried: Vec<bool>,
     /// Those that need a state, by end; those that make one, by call.
@@ -78,7 +78,7 @@ impl Future {
             endings: vec![None; states.count()],
             observers: List::new(actions.len(), by_end.into_iter()),
             overwriters: List::new(actions.len(), ops().filter(|op| makes[*op as usize] != UNSEEN)),
-            piece_expiry: looks.piece_expiries(states, &pieces),
+            spelling: Spelling::new(states, &looks, &pieces, &makes),
             looks,
             tried,
             pieces,
@@ -136,7 +136,7 @@ impl Future {
     pub(crate) fn action_expiry(&self, states: &States<'_>, action: Action) -> u32 {
         let made = match action {
             Action::Append(piece) => {
-                self.pieces.of(piece).map_or(0, |piece| self.piece_expiry[piece as usize])
+                self.pieces.of(piece).map_or(0, |piece| self.spelling.piece_expiry[piece as usize])
             }
             Action::Put(value) | Action::Cas(_, value) => self.looks.made_expiry(states, value),
             Action::Get(_) | Action::CasFailed(_) => 0,
@@ -150,7 +150,7 @@ impl Future {
         self.looks.failed() <= first
             && match action {
                 Action::Put(value) => self.looks.expiry(states, value) <= first,
-                Action::Append(_) => self.piece_expiry[self.piece[op as usize] as usize] <= first,
+                Action::Append(_) => self.spelling.piece_expiry[self.piece[op as usize] as usize] <= first,
                 Action::Get(_) | Action::Cas(..) | Action::CasFailed(_) => false,
             }
     }
@@ -161,18 +161,59 @@ impl Future {
         alone.then(|| self.needed[value as usize])
     }
 
-    /// Whether nothing can complete the order, now that `state` has become `next`: see [`super::register`].
+    /// Whether nothing can complete the order, now that `op` has made `next` of `state`: see [`super::register`].
     pub(crate) fn hopeless(
         &mut self,
         states: &mut States<'_>,
         spans: &[Span],
+        (op, first): (Op, u32),
         state: State,
         next: State,
     ) -> bool {
+        next != state && self.loses(states, (op, first), state, next) || self.starves(states, spans, next)
+    }
+
+    /// Whether what is needed of `state` is given up for `next` and cannot be had again.
+    fn loses(&mut self, states: &States<'_>, (op, first): (Op, u32), state: State, next: State) -> bool {
         let needed = self.needed.get(state as usize).is_some_and(|count| *count > 0);
-        if next != state && needed && !self.can_be_made(states, state) {
+        if needed && !self.can_be_made(states, state) {
             return true;
         }
+        if !self.appends {
+            return false;
+        }
+        let unseen = self.looks.expiry(states, next) <= first;
+        let piece = self.piece[op as usize];
+        if unseen && piece != NO_PIECE && self.lacks(piece) {
+            return true;
+        }
+        (unseen || piece == NO_PIECE) && self.was_the_last(states, state)
+    }
+
+    /// Whether a value that is needed demands more of a piece than is left.
+    fn lacks(&self, piece: u32) -> bool {
+        let demand = self.spelling.piece_demand[piece as usize];
+        demand.value != UNSEEN
+            && self.needed[demand.value as usize] > 0
+            && self.pieces_left[piece as usize] < demand.times
+    }
+
+    /// Whether `state`, which is given up, has something that a value still needed demands, and that is not left.
+    fn was_the_last(&self, states: &States<'_>, state: State) -> bool {
+        let Some((parent, piece)) = states.pieces(state) else { return false };
+        if parent == EMPTY
+            && let Some(value) = self.spelling.beginning_demand.get(state as usize)
+        {
+            let demanded = *value != UNSEEN && self.needed[*value as usize] > 0;
+            if demanded && self.makers[state as usize] == 0 {
+                return true;
+            }
+        }
+        self.pieces.of(piece).is_some_and(|piece| self.lacks(piece))
+    }
+
+    /// Whether the needed value that must be seen first can no longer come about from `next`.
+    fn starves(&mut self, states: &mut States<'_>, spans: &[Span], next: State) -> bool {
         let Some(observer) = self.observers.first() else { return false };
         let wanted = self.needs[observer as usize];
         if next == wanted {

@@ -44,9 +44,6 @@ const NONE: u32 = u32::MAX;
 /// How often the expiries of what cas of unknown outcome expect are worked out anew until they are taken as endless.
 const ROUNDS_MAX: usize = 16;
 
-/// Pieces of more different lengths are not looked for in the values: they count as looked for until the last.
-const PIECE_LENGTHS_MAX: usize = 16;
-
 impl Looks {
     pub(crate) fn new(states: &States<'_>, actions: &[Action], spans: &[Span], pieces: &Pieces) -> Looks {
         let appends = pieces.count() > 0;
@@ -112,36 +109,15 @@ impl Looks {
         self.failed
     }
 
-    /// The expiry of each piece: of the last value that contains it.
-    pub(crate) fn piece_expiries(&self, states: &States<'_>, pieces: &Pieces) -> Vec<u32> {
-        let all = self.greatest(0, self.values.len() as u32);
-        if pieces.lengths() > PIECE_LENGTHS_MAX {
-            return vec![all; pieces.count()];
-        }
-        let mut expiries = vec![0; pieces.count()];
-        if let Some(empty) = pieces.empty() {
-            expiries[empty as usize] = NEVER;
-        }
-        let texts: Vec<&[u8]> = self.values.iter().map(|value| states.spelled(*value)).collect();
-        let shared: Vec<usize> = (0..texts.len())
-            .map(|at| if at == 0 { 0 } else { shared_prefix(texts[at - 1], texts[at]) })
-            .collect();
-        // What follows the prefix that a value shares with the one before it is new, and common to it and the values
-        // behind it up to the next that shares no more than that.
-        let mut ahead: Vec<usize> = Vec::new();
-        for at in (0..texts.len()).rev() {
-            while ahead.last().is_some_and(|next| shared[*next] > shared[at]) {
-                ahead.pop();
-            }
-            let to = ahead.last().copied().unwrap_or(texts.len());
-            ahead.push(at);
-            let expiry = self.greatest(at as u32, to as u32);
-            pieces.occurrences(states, texts[at], shared[at], |piece| {
-                let known = &mut expiries[piece as usize];
-                *known = expiry.max(*known);
-            });
-        }
-        expiries
+    /// The values looked for, in the order of their texts, without absence.
+    pub(crate) fn values(&self) -> &[State] {
+        &self.values
+    }
+
+    /// The values that begin with a value that is made.
+    pub(crate) fn range(&self, states: &States<'_>, made: State) -> (u32, u32) {
+        let look = self.look(states, made);
+        (look.from, look.to)
     }
 
     fn look(&self, states: &States<'_>, state: State) -> Look {
@@ -182,7 +158,7 @@ impl Looks {
     }
 
     /// The greatest expiry of the values `from..to`.
-    fn greatest(&self, from: u32, to: u32) -> u32 {
+    pub(crate) fn greatest(&self, from: u32, to: u32) -> u32 {
         let (mut from, mut to) = (from as usize + self.values.len(), to as usize + self.values.len());
         let mut greatest = 0;
         while from < to {
@@ -242,9 +218,4 @@ impl Looks {
         self.known.capacity() * size_of::<Option<Look>>()
             + (self.tree.len() + self.place.len()) * size_of::<u32>()
     }
-}
-
-/// How many bytes two texts begin with in common.
-fn shared_prefix(a: &[u8], b: &[u8]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }

@@ -20,6 +20,7 @@ mod register;
 mod replay;
 mod search;
 mod shrink;
+mod spelling;
 mod states;
 pub mod witness;
 

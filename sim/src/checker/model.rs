@@ -67,8 +67,9 @@ pub(crate) trait Model {
     /// and if it makes no difference to any other operation that it was visited.
     fn visit(&mut self, op: Op, first: u32) -> Option<(State, u32)>;
 
-    /// Whether nothing can complete the order, now that `state` has become `next`.
-    fn hopeless(&mut self, state: State, next: State) -> bool;
+    /// Whether nothing can complete the order, now that `op` was removed and has made `next` of `state`. Before it, of the
+    /// operations that have an end the first `first` were placed.
+    fn hopeless(&mut self, op: Op, first: u32, state: State, next: State) -> bool;
 
     /// The bytes the model holds.
     fn bytes(&self) -> usize;

@@ -66,18 +66,19 @@ impl Pieces {
         self.texts.len()
     }
 
-    /// Calls `found` for each piece that stands in `text` and ends behind `begin`.
+    /// Calls `found` for each piece that stands in `text` and ends behind `begin`, with where it begins and ends; by
+    /// end.
     pub(crate) fn occurrences(
         &self,
         states: &States<'_>,
         text: &[u8],
         begin: usize,
-        mut found: impl FnMut(u32),
+        mut found: impl FnMut(u32, usize, usize),
     ) {
-        for length in &self.lengths {
-            for window in text[(begin + 1).saturating_sub(*length)..].windows(*length) {
-                if let Some(piece) = self.find(states, window) {
-                    found(piece);
+        for to in begin + 1..=text.len() {
+            for from in self.lengths.iter().filter_map(|length| to.checked_sub(*length)) {
+                if let Some(piece) = self.find(states, &text[from..to]) {
+                    found(piece, from, to);
                 }
             }
         }

@@ -7,7 +7,8 @@
 //!   such a value, since appends can still complete it. All other states are one ([`UNSEEN`]): they contradict every
 //!   get and every successful cas, agree with every failed cas, and stay unseen until overwritten.
 //! - *Supply.* If a get (or a successful cas) is still to be placed that needs the state being left, something
-//!   must be left that can bring the state back.
+//!   must be left that can bring the state back. The same goes for the pieces that a needed value is spelled with, where
+//!   there is one way only to spell it ([`super::spelling`]).
 //! - *The next observer.* Of the gets and successful cas still to be placed take the one that ends first. If nothing
 //!   that overwrites was called before that end, the state can only grow until then: it must be a prefix of what is
 //!   observed (and equal to it where nothing appends).
@@ -174,8 +175,8 @@ impl Model for Register<'_> {
         Some((value, lookers))
     }
 
-    fn hopeless(&mut self, state: State, next: State) -> bool {
-        self.foresight && self.future.hopeless(&mut self.states, &self.spans, state, next)
+    fn hopeless(&mut self, op: Op, first: u32, state: State, next: State) -> bool {
+        self.foresight && self.future.hopeless(&mut self.states, &self.spans, (op, first), state, next)
     }
 
     fn bytes(&self) -> usize {

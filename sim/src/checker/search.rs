@@ -322,7 +322,7 @@ impl<'m, M: Model> Search<'m, M> {
                     continue;
                 }
                 self.place(op);
-                if self.model.hopeless(state, next) {
+                if self.model.hopeless(op, first, state, next) {
                     self.take_back(marks);
                     continue;
                 }
