@@ -4,6 +4,8 @@
 //! replicated state *is*: apply enforces those again, the same on every node, so that no proposer, however new or
 //! broken, can bring in what the store cannot hold.
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
 use bytes::Bytes;
 
 use crate::command::{Compare, CompareTarget, DeleteRange, KeyRange, Operation, Range, TxnOperation};

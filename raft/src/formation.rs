@@ -251,7 +251,7 @@ impl Asking<'_> {
             Ok(Answer::Empty { listed, .. }) => {
                 let why =
                     format!("it lists {listed:?}, this node {:?}: make the lists the same", self.listed);
-                self.reception.warn(by.0, "lists", || format!("{by} is not of the same cluster: {why}"));
+                self.reception.warn((by.0, "forming", "lists"), || format!("{by} is not of the same cluster: {why}"));
                 Ok(Weighed::Nothing(why))
             }
             Ok(Answer::Accept { .. } | Answer::Refuse(_)) => {
@@ -262,7 +262,7 @@ impl Asking<'_> {
             Err(error) => {
                 let why = error.explain(self.identity.member, by);
                 if let DialError::Refused(refusal) = &error {
-                    self.reception.warn(by.0, refusal.name(), || format!("{by} refused this node: {why}"));
+                    self.reception.warn((by.0, "forming", refusal.name()), || format!("{by} refused this node: {why}"));
                 }
                 Ok(Weighed::Nothing(why))
             }
@@ -305,7 +305,7 @@ impl Asking<'_> {
     }
 
     fn log_waiting(&self, reasons: &[String]) {
-        if self.reception.may_log(0, "waiting") {
+        if self.reception.may_log((0, "forming", "waiting")) {
             tracing::info!("waiting for all members to form the cluster; {}", reasons.join("; "));
         }
     }
@@ -324,3 +324,6 @@ async fn ask(config: FormationConfig, hello: Hello, address: String, told: mpsc:
     // The round may be over already.
     let _ = told.send((hello.to, answer.map(|dialled| dialled.answer))).await;
 }
+
+#[cfg(all(test, not(madsim)))]
+mod tests;

@@ -154,6 +154,12 @@ pub enum Reason {
         /// Which node said so.
         endpoint: String,
     },
+    /// It was done, but its answer was too large to be kept until the request was sent again.
+    #[error("{endpoint}: it was done, but its answer is lost")]
+    AnswerForgotten {
+        /// Which node said so.
+        endpoint: String,
+    },
     /// An argument cannot be right.
     #[error("{0}")]
     Argument(String),

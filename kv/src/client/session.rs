@@ -150,6 +150,11 @@ impl Writer for Session {
                 let reason = Reason::SessionExpired { endpoint: called.endpoint.to_string() };
                 Err(ClientError::Unknown { reason })
             }
+            // It was done, by an earlier sending.
+            Reply::Command(Response::Refused(Refusal::ResponseForgotten { .. })) => {
+                let reason = Reason::AnswerForgotten { endpoint: called.endpoint.to_string() };
+                Err(ClientError::Unknown { reason })
+            }
             Reply::Command(response) => done(response),
             _ => Err(confused(&called.endpoint)),
         }

@@ -273,6 +273,22 @@ fn an_expired_session_is_definite_for_a_first_sending_only() {
 }
 
 #[test]
+fn an_answer_that_was_too_large_to_keep_is_not_taken_for_a_refusal() {
+    run(async {
+        let (net, log) = (net(), Log::default());
+        let script = |n, _| match n {
+            0 => Act::Close,
+            _ => refused(Refusal::ResponseForgotten { request: 1 }),
+        };
+        server(&net, "a", &log, with_session(script)).await;
+        let client = client(&net, &["a"]);
+        let session = client.session(Duration::from_secs(60)).await.unwrap();
+        let error = session.put("k", "v").await.unwrap_err();
+        assert!(matches!(error, ClientError::Unknown { reason: Reason::AnswerForgotten { .. } }), "{error}");
+    });
+}
+
+#[test]
 fn a_session_does_not_run_further_ahead_than_servers_keep_responses() {
     run(async {
         let (net, log) = (net(), Log::default());

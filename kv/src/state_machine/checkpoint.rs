@@ -26,7 +26,8 @@ use crate::store::{RowChange, Store, StoreError};
 
 /// The rows are handed to the engine in runs of about so many bytes.
 pub(crate) const RUN_BYTES: usize = 1 << 20;
-const RUN_KEYS: usize = 1024;
+/// How many keys of the table are encoded under its lock at a time.
+const RUN_KEYS: usize = 64;
 
 /// A cut that is to be made durable.
 pub(crate) struct Checkpoint {
@@ -82,19 +83,15 @@ fn write_table(engine: &dyn Store, table: &Table) -> Result<(), StoreError> {
     let (mut parts, mut data, mut bytes) = (Vec::new(), Vec::new(), 0);
     let mut cursor = Bound::Unbounded;
     loop {
-        let mut chunk = Vec::new();
         let from = cursor.as_ref().map(bytes::Bytes::as_ref);
-        let last = table.chunk(from, None, (0, u64::MAX), RUN_KEYS, &mut chunk);
-        for (key, version) in chunk {
-            encode_into(&key, &version, &mut parts, &mut data, &mut bytes);
-            if bytes >= RUN_BYTES {
-                load_run(engine, &mut parts, &mut data)?;
-                bytes = 0;
-            }
-        }
-        match last {
-            Some(key) => cursor = Bound::Excluded(key),
-            None => return load_run(engine, &mut parts, &mut data),
+        let last = table.chunk(from, None, (0, u64::MAX), RUN_KEYS, |key, version| {
+            encode_into(key, version, &mut parts, &mut data, &mut bytes);
+        });
+        let Some(key) = last else { return load_run(engine, &mut parts, &mut data) };
+        cursor = Bound::Excluded(key);
+        if bytes >= RUN_BYTES {
+            load_run(engine, &mut parts, &mut data)?;
+            bytes = 0;
         }
     }
 }

@@ -6,7 +6,7 @@
 //! nowhere to go.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use bytes::Bytes;
@@ -102,8 +102,8 @@ impl Run<'_> {
         let bounds = Bounds::from(range);
         let end = bounds.end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let empty = bounds.end.as_ref().is_some_and(|end| *end <= bounds.start);
-        let staged: VecDeque<_> = if empty || self.changes.is_empty() {
-            VecDeque::new()
+        let staged: Vec<_> = if empty || self.changes.is_empty() {
+            Vec::new()
         } else {
             let inside = self.changes.range::<Bytes, _>((Bound::Included(&bounds.start), end));
             inside.map(|(key, version)| (key.clone(), version.clone())).collect()

@@ -126,10 +126,6 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    pub(crate) fn new(limits: SessionLimits) -> Self {
-        Self { limits, ..Self::default() }
-    }
-
     /// The sessions of a store or a snapshot.
     pub(crate) fn restore(limits: SessionLimits, open: BTreeMap<SessionId, Arc<Session>>) -> Self {
         Self { limits, open, dirty: BTreeSet::new() }

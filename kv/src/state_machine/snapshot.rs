@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! "rkvS"  format: u32
-//! length: u32  metadata                       applied position, configuration, revisions, cluster time, hash
+//! length: u32  metadata                       applied position, revisions, cluster time, hash
 //! count: u64  { id: u64  length: u32  session }*
 //! { 1  length: u32  key  mod: u64  create: u64  version: u64  live: u8  [ length: u32  value ] }*
 //! 0  rows: u64  crc32c: u32
@@ -106,7 +106,9 @@ impl Cut {
         let mut out = Output { out, buffer: Vec::with_capacity(2 * BUFFER_BYTES), crc: 0 };
         out.put(MAGIC)?;
         out.put(&FORMAT.to_le_bytes())?;
-        out.put_sized(&self.meta.encode())?;
+        // The configuration is the label's, which every snapshot carries: the state of two nodes is the same
+        // whether they have it from an entry, from an install, or from the beginning.
+        out.put_sized(&Meta { configuration: None, ..self.meta.clone() }.encode())?;
         let nothing = BTreeMap::new();
         let sessions = if raft::mutant!("snap-sessions") { &nothing } else { &self.sessions };
         out.put(&(sessions.len() as u64).to_le_bytes())?;

@@ -1,13 +1,12 @@
 //! Which engine, and the life of its stores: create, open, retire.
 
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::memory::{MemoryPlatter, MemoryStore};
 use super::sled::{SledOptions, SledStore};
-use super::{RowChange, Store, StoreError};
+use super::{RowChange, Store, StoreError, Visit};
 
 /// What is called with a sled store's directory after each flush.
 pub type AfterFlush = Arc<dyn Fn(&Path) + Send + Sync>;
@@ -131,12 +130,7 @@ impl Store for Engine {
         self.store().get(key)
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: Option<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, from: &[u8], to: Option<&[u8]>, visit: &mut Visit<'_>) -> Result<(), StoreError> {
         self.store().scan(from, to, visit)
     }
 

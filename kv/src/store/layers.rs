@@ -102,16 +102,14 @@ impl Layers {
             return Ok(in_tables);
         }
         let mut found = None;
-        self.base.scan(
-            &rows::data_key(key, ceiling),
-            Some(&rows::data_bound_after(key)),
-            &mut |row, value| {
-                found = Some(RawRow::read(row, value, with_value));
-                ControlFlow::Break(())
-            },
-        )?;
-        let Some(raw) = found else { return Ok(None) };
-        raw?.load(&*self.base).map(Some)
+        let (from, to) = (rows::data_key(key, ceiling), rows::data_bound_after(key));
+        self.base.scan(&from, Some(&to), &mut |row, value| {
+            found = Some(Item::read(Bytes::new(), row, value, with_value));
+            ControlFlow::Break(())
+        })?;
+        let Some(item) = found else { return Ok(None) };
+        let (_, version) = item?.load(&*self.base)?;
+        Ok(Some(version))
     }
 
     /// Begins a scan.
@@ -126,35 +124,45 @@ impl Layers {
             done_with: None,
         }));
         let done_at = window.floor;
-        Merge { sources, end: bounds.end.clone(), window, done_at, with_values, last: None }
+        let base = &*self.base;
+        Merge { base, sources, end: bounds.end.clone(), window, done_at, with_values, last: None }
     }
 
     /// Begins a scan of the state at `revision`, under changes that a transaction has not committed yet: `staged`,
     /// sorted by key and within `bounds`, shows instead of what the layers have of its keys.
     pub(crate) fn scan_under(
         &self,
-        staged: VecDeque<(Bytes, Version)>,
+        staged: Vec<(Bytes, Version)>,
         bounds: &Bounds,
         revision: Revision,
         with_values: bool,
     ) -> Merge<'_> {
         let mut merge = self.scan(bounds, Window::at(revision), with_values);
         merge.done_at = Revision::MAX;
-        merge.sources.push(Source { layer: Layer::Staged, step: 0, exhausted: true, buffer: staged });
+        let buffer = staged.into_iter().map(Item::from).collect();
+        merge.sources.push(Source { layer: Layer::Staged, step: 0, exhausted: true, buffer });
         merge
     }
 }
 
-/// A row of the engine, as read under the engine's own iteration: parts are fetched after it.
-struct RawRow {
-    row: Vec<u8>,
+/// One version in one layer. Where its value is in parts, they are fetched only once it is clear that it shows: what a
+/// newer version in another layer hides is not protected from the sweep.
+struct Item {
+    key: Bytes,
     version: Version,
-    /// The bytes that are in parts, if wanted.
-    in_parts: Option<u32>,
+    /// The row, and how many bytes its parts have, if they are not in the version yet.
+    in_parts: Option<(Vec<u8>, u32)>,
 }
 
-impl RawRow {
-    fn read(row: &[u8], value: &[u8], with_value: bool) -> Result<Self, StoreError> {
+impl From<(Bytes, Version)> for Item {
+    fn from((key, version): (Bytes, Version)) -> Self {
+        Self { key, version, in_parts: None }
+    }
+}
+
+impl Item {
+    /// Reads a row of the engine.
+    fn read(key: Bytes, row: &[u8], value: &[u8], with_value: bool) -> Result<Self, StoreError> {
         let (Some(mod_revision), Some(parsed)) = (rows::row_revision(row), rows::parse_data_value(value))
         else {
             return Err(StoreError::corrupt("read a row", format!("row {row:02x?} cannot be read")));
@@ -162,30 +170,30 @@ impl RawRow {
         let (value, in_parts) = match parsed.body {
             RowBody::Tombstone => (None, None),
             RowBody::Inline(value) if with_value => (Some(Bytes::copy_from_slice(value)), None),
-            RowBody::Parts(total) if with_value => (Some(Bytes::new()), Some(total)),
+            RowBody::Parts(total) if with_value => (Some(Bytes::new()), Some((row.to_vec(), total))),
             RowBody::Inline(_) | RowBody::Parts(_) => (Some(Bytes::new()), None),
         };
         let (create_revision, version) = (parsed.create_revision, parsed.version);
-        let kept = if in_parts.is_some() { row.to_vec() } else { Vec::new() };
-        Ok(Self { row: kept, version: Version { mod_revision, create_revision, version, value }, in_parts })
+        Ok(Self { key, version: Version { mod_revision, create_revision, version, value }, in_parts })
     }
 
-    fn load(mut self, base: &dyn Store) -> Result<Version, StoreError> {
-        if let Some(total) = self.in_parts {
+    /// The whole version.
+    fn load(mut self, base: &dyn Store) -> Result<(Bytes, Version), StoreError> {
+        if let Some((row, total)) = self.in_parts {
             let mut value = Vec::with_capacity(total as usize);
-            for number in 0..rows::part_count(self.row.len(), total) {
-                match base.get(&rows::part_key(&self.row, number))? {
+            for number in 0..rows::part_count(row.len(), total) {
+                match base.get(&rows::part_key(&row, number))? {
                     Some(part) => value.extend_from_slice(&part),
                     None => break,
                 }
             }
             if value.len() != total as usize {
-                let what = format!("row {:02x?} has {} of {total} bytes", self.row, value.len());
+                let what = format!("row {row:02x?} has {} of {total} bytes", value.len());
                 return Err(StoreError::corrupt("read a large value", what));
             }
             self.version.value = Some(value.into());
         }
-        Ok(self.version)
+        Ok((self.key, self.version))
     }
 }
 
@@ -209,7 +217,7 @@ struct Source<'a> {
     layer: Layer<'a>,
     step: usize,
     exhausted: bool,
-    buffer: VecDeque<(Bytes, Version)>,
+    buffer: VecDeque<Item>,
 }
 
 impl<'a> Source<'a> {
@@ -227,7 +235,10 @@ impl<'a> Source<'a> {
                     let cursor = from.as_ref().map(Bytes::as_ref);
                     let range = (window.floor, window.ceiling);
                     let end = end.map(Bytes::as_ref);
-                    match table.chunk(cursor, end, range, limit, &mut self.buffer) {
+                    let out = |key: &Bytes, version: &Version| {
+                        self.buffer.push_back((key.clone(), version.clone()).into());
+                    };
+                    match table.chunk(cursor, end, range, limit, out) {
                         Some(last) => *from = Bound::Excluded(last),
                         None => self.exhausted = true,
                     }
@@ -259,9 +270,9 @@ impl BaseStep<'_> {
         &self,
         from: &mut Vec<u8>,
         done_with: &mut Option<Vec<u8>>,
-        out: &mut VecDeque<(Bytes, Version)>,
+        out: &mut VecDeque<Item>,
     ) -> Result<bool, StoreError> {
-        let mut taken: Vec<(Vec<u8>, RawRow)> = Vec::new();
+        let mut taken = 0;
         let (mut skipped, mut bytes) = (0, 0);
         let mut broken = None;
         let mut stopped = false;
@@ -271,7 +282,8 @@ impl BaseStep<'_> {
         let start = std::mem::take(from);
         self.base.scan(&start, Some(self.to), &mut |row, value| {
             let Some(group) = rows::data_key_group(row) else {
-                broken = Some(format!("row key {row:02x?} is too short"));
+                let what = format!("row key {row:02x?} is too short");
+                broken = Some(StoreError::corrupt("read a row", what));
                 return ControlFlow::Break(());
             };
             let revision = rows::row_revision(row).unwrap_or_default();
@@ -290,37 +302,31 @@ impl BaseStep<'_> {
                 return ControlFlow::Break(());
             }
             skipped = 0;
-            if taken.len() >= self.limit || bytes >= CHUNK_BYTES_MAX {
+            if taken >= self.limit || bytes >= CHUNK_BYTES_MAX {
                 *from = row.to_vec();
                 stopped = true;
                 return ControlFlow::Break(());
             }
-            match RawRow::read(row, value, self.with_values) {
-                Ok(raw) => {
-                    bytes += raw.in_parts.map_or(value.len(), |total| total as usize);
-                    taken.push((row.to_vec(), raw));
-                }
+            let item = match rows::parse_data_key(row) {
+                Some((key, _)) => Item::read(key, row, value, self.with_values),
+                None => Err(StoreError::corrupt("read a row", format!("row key {row:02x?} cannot be read"))),
+            };
+            match item {
+                Ok(item) => out.push_back(item),
                 Err(error) => {
-                    broken = Some(error.to_string());
+                    broken = Some(error);
                     return ControlFlow::Break(());
                 }
             }
+            taken += 1;
+            bytes += value.len();
             if revision <= self.window.floor {
                 *done_with = Some(group.to_vec());
             }
             ControlFlow::Continue(())
         })?;
-        if let Some(what) = broken {
-            return Err(StoreError::corrupt("scan the rows", what));
-        }
-        for (row, raw) in taken {
-            let Some((key, _)) = rows::parse_data_key(&row) else {
-                return Err(StoreError::corrupt(
-                    "scan the rows",
-                    format!("row key {row:02x?} cannot be read"),
-                ));
-            };
-            out.push_back((key, raw.load(self.base)?));
+        if let Some(error) = broken {
+            return Err(error);
         }
         Ok(!stopped)
     }
@@ -328,6 +334,7 @@ impl BaseStep<'_> {
 
 /// A scan of all layers: versions in key order, and newest first within a key.
 pub(crate) struct Merge<'a> {
+    base: &'a dyn Store,
     sources: Vec<Source<'a>>,
     end: Option<Bytes>,
     window: Window,
@@ -342,13 +349,16 @@ impl Merge<'_> {
     /// The next version, or `None` at the end.
     pub(crate) fn next_version(&mut self) -> Result<Option<(Bytes, Version)>, StoreError> {
         loop {
-            let Some((key, version)) = self.pop()? else { return Ok(None) };
-            let same_key = self.last.as_ref().is_some_and(|(last, _)| *last == key);
+            let Some(item) = self.pop()? else { return Ok(None) };
+            let same_key = self.last.as_ref().is_some_and(|(last, _)| *last == item.key);
             if same_key && self.last.as_ref().is_some_and(|(_, done)| *done) {
                 continue;
             }
-            self.last = Some((key.clone(), version.mod_revision <= self.done_at));
-            return Ok(Some((key, version)));
+            self.last = Some((item.key.clone(), item.version.mod_revision <= self.done_at));
+            if !self.with_values {
+                return Ok(Some((item.key, item.version)));
+            }
+            return item.load(self.base).map(Some);
         }
     }
 
@@ -358,16 +368,15 @@ impl Merge<'_> {
     }
 
     /// The least item of all sources, by key and then newest first; every double of it is dropped.
-    fn pop(&mut self) -> Result<Option<(Bytes, Version)>, StoreError> {
+    fn pop(&mut self) -> Result<Option<Item>, StoreError> {
         for source in &mut self.sources {
             source.fill(self.end.as_ref(), self.window, self.with_values)?;
         }
         let mut least: Option<(&Bytes, Revision)> = None;
-        for (key, version) in self.sources.iter().filter_map(|source| source.buffer.front()) {
-            if least.is_none_or(|(k, r)| {
-                (key, std::cmp::Reverse(version.mod_revision)) < (k, std::cmp::Reverse(r))
-            }) {
-                least = Some((key, version.mod_revision));
+        for item in self.sources.iter().filter_map(|source| source.buffer.front()) {
+            let (key, revision) = (&item.key, item.version.mod_revision);
+            if least.is_none_or(|(k, r)| (key, std::cmp::Reverse(revision)) < (k, std::cmp::Reverse(r))) {
+                least = Some((key, revision));
             }
         }
         let Some((key, revision)) = least.map(|(key, revision)| (key.clone(), revision)) else {
@@ -375,7 +384,8 @@ impl Merge<'_> {
         };
         let mut found = None;
         for source in &mut self.sources {
-            if let Some(item) = source.buffer.pop_front_if(|(k, v)| *k == key && v.mod_revision == revision) {
+            let double = |item: &mut Item| item.key == key && item.version.mod_revision == revision;
+            if let Some(item) = source.buffer.pop_front_if(double) {
                 found.get_or_insert(item);
             }
         }

@@ -19,6 +19,8 @@
 //! Deliberately absent: locks held during a scan, deletion of live rows, and any notion of which key is newest
 //! outside of revision order.
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
 use std::io;
 use std::ops::ControlFlow;
 
@@ -69,6 +71,9 @@ impl From<StoreError> for StateMachineError {
 /// One change of one row: the new value, or `None` to remove it.
 pub type RowChange = (Vec<u8>, Option<Vec<u8>>);
 
+/// What a scan calls with each row's key and value.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// An engine: rows in byte order.
 ///
 /// Durability has one door: nothing survives a crash for certain before [`flush`](Self::flush) has returned, and
@@ -85,12 +90,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// The disk failed.
-    fn scan(
-        &self,
-        from: &[u8],
-        to: Option<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError>;
+    fn scan(&self, from: &[u8], to: Option<&[u8]>, visit: &mut Visit<'_>) -> Result<(), StoreError>;
 
     /// Changes rows, all of them or, after a crash, none.
     ///

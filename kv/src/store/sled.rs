@@ -19,11 +19,10 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::engine::AfterFlush;
-use super::{RowChange, Store, StoreError, power_safe};
+use super::{RowChange, Store, StoreError, Visit, power_safe};
 
 const SEGMENT_BYTES: usize = 512 * 1024;
 /// A store of this process that was just closed may keep its lock for a moment, until its threads are done.
@@ -122,8 +121,10 @@ fn open_db(dir: &Path, cache_bytes: u64) -> sled::Result<sled::Db> {
     let mut attempts = 0;
     loop {
         match config.open() {
+            // sled says so in words only.
             Err(sled::Error::Io(error))
-                if error.kind() == io::ErrorKind::Other && attempts < LOCK_ATTEMPTS_MAX =>
+                if error.to_string().starts_with("could not acquire lock")
+                    && attempts < LOCK_ATTEMPTS_MAX =>
             {
                 attempts += 1;
                 std::thread::yield_now();
@@ -214,12 +215,7 @@ impl Store for SledStore {
         Ok(value.map(|value| value.to_vec()))
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: Option<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, from: &[u8], to: Option<&[u8]>, visit: &mut Visit<'_>) -> Result<(), StoreError> {
         let rows = match to {
             Some(to) if from >= to => return Ok(()),
             Some(to) => self.db.range(from..to),

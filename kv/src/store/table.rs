@@ -68,11 +68,6 @@ impl Table {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether it holds nothing.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.bytes() == 0
-    }
-
     /// One bounded step of a scan: from `cursor` on, up to but not including `end`, the versions at or below
     /// `ceiling` of at most `limit` keys, newest first, each key's down to the first one at or below `floor`.
     /// Returns where to go on, or `None` at the end.
@@ -82,7 +77,7 @@ impl Table {
         end: Option<&[u8]>,
         (floor, ceiling): (Revision, Revision),
         limit: usize,
-        out: &mut impl Extend<(Bytes, Version)>,
+        mut out: impl FnMut(&Bytes, &Version),
     ) -> Option<Bytes> {
         let to = end.map_or(Bound::Unbounded, Bound::Excluded);
         if let (Bound::Included(from) | Bound::Excluded(from), Some(end)) = (cursor, end)
@@ -98,7 +93,7 @@ impl Table {
             }
             last = Some(key.clone());
             for version in versions.iter().filter(|version| version.mod_revision <= ceiling) {
-                out.extend(std::iter::once((key.clone(), version.clone())));
+                out(key, version);
                 if version.mod_revision <= floor {
                     break;
                 }

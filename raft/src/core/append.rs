@@ -11,7 +11,7 @@ use super::types::{Entry, Index, LogId, NodeId};
 impl Raft {
     /// Takes entries from the leader, or says where the logs may meet.
     ///
-    /// Shown in `testdata/replication/backtracking.txt`, `late_append.txt` and `duplicate_append.txt`.
+    /// Shown in `testdata/replication/backtracking.txt`, `late_append.txt` and `reordered_appends.txt`.
     pub(super) fn on_append_entries(
         &mut self,
         from: NodeId,

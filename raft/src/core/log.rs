@@ -173,17 +173,15 @@ impl Log {
 
     /// The entries above `after`, through `through`.
     pub(super) fn between(&self, after: Index, through: Index) -> Vec<Entry> {
-        let from = self.position(after.next()).unwrap_or(0);
         let count = usize::try_from(through.0.saturating_sub(after.0)).unwrap_or(usize::MAX);
-        self.entries.iter().skip(from).take(count).cloned().collect()
+        self.entries_from(after.next()).take(count).cloned().collect()
     }
 
     /// The entries from `from` on, as many as fit into `bytes_max`, but at least one.
     pub(super) fn pack(&self, from: Index, bytes_max: u64) -> Vec<Entry> {
-        let Some(first) = self.position(from) else { return Vec::new() };
         let mut packed = Vec::new();
         let mut bytes = 0;
-        for entry in self.entries.iter().skip(first) {
+        for entry in self.entries_from(from) {
             if !packed.is_empty() && bytes + entry.size_bytes() > bytes_max {
                 if crate::mutant!("noncontig") {
                     continue;
@@ -194,6 +192,12 @@ impl Log {
             packed.push(entry.clone());
         }
         packed
+    }
+
+    /// The entries from `index` on; all of them if it lies before the first.
+    fn entries_from(&self, index: Index) -> impl Iterator<Item = &Entry> {
+        let at = self.position(index).unwrap_or(0);
+        self.entries.range(at.min(self.entries.len())..)
     }
 
     /// Where in `entries` the entry of `index` stands, or would stand behind the end.

@@ -58,7 +58,7 @@ async fn receive_messages(shared: &Shared, mut accepted: Accepted) {
         Ok(()) => tracing::debug!(peer = %from, remote, "the peer's stream ended"),
         Err(error) => shared
             .reception
-            .warn(from.0, error.name(), || format!("closed the stream of {from} at {remote}: {error}")),
+            .warn((from.0, "receiving", error.name()), || format!("closed the stream of {from} at {remote}: {error}")),
     }
 }
 

@@ -189,7 +189,7 @@ impl Link {
             tracing::debug!(peer = %to, address, "it does not know of the cluster yet");
             return;
         }
-        self.shared.reception.warn(to.0, error.name(), || {
+        self.shared.reception.warn((to.0, "sending", error.name()), || {
             format!("cannot send to {to} at {address}: {}", error.explain(local, to))
         });
     }

@@ -82,7 +82,7 @@ pub(super) async fn run(shared: &Shared, accepted: Accepted) {
     let Err(fault) = result else { return };
     shared
         .reception
-        .warn(from.0, "receiving", || format!("a snapshot from {from} at {remote} was given up: {fault}"));
+        .warn((from.0, "receiving", "snapshot"), || format!("a snapshot from {from} at {remote} was given up: {fault}"));
     // So that the sender's log says why, too. It may be gone.
     let _ = pipe.reply(shared, &Reply::Failed { transfer: pipe.transfer, why: fault.to_string() }).await;
 }

@@ -87,7 +87,7 @@ pub(super) fn start(shared: Arc<Shared>, order: Order, before: Option<Transfer>)
             Err(fault) => {
                 shared
                     .reception
-                    .warn(to.0, "snapshot", || format!("snapshot {snapshot} did not reach {to}: {fault}"));
+                    .warn((to.0, "sending", "snapshot"), || format!("snapshot {snapshot} did not reach {to}: {fault}"));
                 SnapshotOutcome::Failed
             }
         };

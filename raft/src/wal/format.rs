@@ -282,6 +282,14 @@ pub(super) fn decode_record(bytes: &[u8], chain: u32, salt: Salt, offset: u64) -
     Some((record, RECORD_BYTES + u64::from(len), found))
 }
 
+/// What the record at the beginning of `bytes` claims to be and how long, valid or not; `None` if nothing known.
+pub(super) fn peek_record(bytes: &[u8]) -> Option<(LogId, u64)> {
+    let mut reader = Reader(bytes);
+    let (_crc, len, [kind]) = (reader.u32()?, reader.u32()?, reader.array()?);
+    let id = LogId { term: Term(reader.u64()?), index: Index(reader.u64()?) };
+    (KIND_NOOP..=KIND_MARK).contains(&kind).then_some((id, RECORD_BYTES + u64::from(len)))
+}
+
 fn decode_mark(payload: &[u8], salt: Salt, offset: u64) -> Option<Mark> {
     let mut reader = Reader(payload);
     let check = reader.u32()?;

@@ -105,7 +105,7 @@ pub struct Recovered {
     pub prev: LogId,
     /// The entries, contiguous from `prev` on.
     pub entries: Vec<Entry>,
-    /// How much had been written without being synced, and was cut; a lower bound.
+    /// About how much had been written without being synced, and was cut; for logs only.
     pub torn_bytes: u64,
 }
 

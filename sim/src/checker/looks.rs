@@ -9,6 +9,7 @@
 
 use super::{
     model::{NEVER, Span, State},
+    pieces::Pieces,
     register::Action,
     states::{ABSENT, EMPTY, States, UNSEEN},
 };
@@ -43,8 +44,12 @@ const NONE: u32 = u32::MAX;
 /// How often the expiries of what cas of unknown outcome expect are worked out anew until they are taken as endless.
 const ROUNDS_MAX: usize = 16;
 
+/// Pieces of more different lengths are not looked for in the values: they count as looked for until the last.
+const PIECE_LENGTHS_MAX: usize = 16;
+
 impl Looks {
-    pub(crate) fn new(states: &States<'_>, actions: &[Action], spans: &[Span], appends: bool) -> Looks {
+    pub(crate) fn new(states: &States<'_>, actions: &[Action], spans: &[Span], pieces: &Pieces) -> Looks {
+        let appends = pieces.count() > 0;
         let value = |action: &Action| match *action {
             Action::Get(value) | Action::Cas(value, _) | Action::CasFailed(value) => Some(value),
             Action::Put(_) | Action::Append(_) => None,
@@ -61,6 +66,13 @@ impl Looks {
         let tree = vec![0; 2 * values.len()];
         let mut looks = Looks { appends, values, place, tree, absent: 0, failed: 0, known: Vec::new() };
 
+        // Of a value that nothing makes a failed cas says nothing.
+        let mut made: Vec<State> = actions.iter().filter_map(Action::makes).chain([ABSENT]).collect();
+        made.sort_unstable();
+        let possible = |value: State| {
+            made.binary_search(&value).is_ok()
+                || (appends && value != ABSENT && !pieces.endings(states, value).is_empty())
+        };
         let mut by_end: Vec<usize> = (0..actions.len()).filter(|at| spans[*at].ret != NEVER).collect();
         by_end.sort_unstable_by_key(|at| spans[*at].ret);
         for (rank, at) in by_end.into_iter().enumerate() {
@@ -68,7 +80,7 @@ impl Looks {
             if let Some(value) = value(&actions[at]) {
                 looks.raise(value, expiry);
             }
-            if matches!(actions[at], Action::CasFailed(_)) {
+            if matches!(actions[at], Action::CasFailed(expect) if possible(expect)) {
                 looks.failed = expiry;
             }
         }
@@ -90,15 +102,46 @@ impl Looks {
         look.expiry
     }
 
-    /// The expiry of what an operation does: of what it makes, or of any value for an append. And a failed cas may be
-    /// in need of any change.
-    pub(crate) fn action_expiry(&self, states: &States<'_>, action: Action) -> u32 {
-        let made = match action {
-            Action::Put(value) | Action::Cas(_, value) => self.look(states, value).expiry,
-            Action::Append(_) => self.greatest(0, self.values.len() as u32),
-            Action::Get(_) | Action::CasFailed(_) => 0,
-        };
-        made.max(self.failed)
+    /// The expiry of a value that is made.
+    pub(crate) fn made_expiry(&self, states: &States<'_>, value: State) -> u32 {
+        self.look(states, value).expiry
+    }
+
+    /// The expiry of the last failed cas that says anything: it may be in need of any change of state.
+    pub(crate) fn failed(&self) -> u32 {
+        self.failed
+    }
+
+    /// The expiry of each piece: of the last value that contains it.
+    pub(crate) fn piece_expiries(&self, states: &States<'_>, pieces: &Pieces) -> Vec<u32> {
+        let all = self.greatest(0, self.values.len() as u32);
+        if pieces.lengths() > PIECE_LENGTHS_MAX {
+            return vec![all; pieces.count()];
+        }
+        let mut expiries = vec![0; pieces.count()];
+        if let Some(empty) = pieces.empty() {
+            expiries[empty as usize] = NEVER;
+        }
+        let texts: Vec<&[u8]> = self.values.iter().map(|value| states.spelled(*value)).collect();
+        let shared: Vec<usize> = (0..texts.len())
+            .map(|at| if at == 0 { 0 } else { shared_prefix(texts[at - 1], texts[at]) })
+            .collect();
+        // What follows the prefix that a value shares with the one before it is new, and common to it and the values
+        // behind it up to the next that shares no more than that.
+        let mut ahead: Vec<usize> = Vec::new();
+        for at in (0..texts.len()).rev() {
+            while ahead.last().is_some_and(|next| shared[*next] > shared[at]) {
+                ahead.pop();
+            }
+            let to = ahead.last().copied().unwrap_or(texts.len());
+            ahead.push(at);
+            let expiry = self.greatest(at as u32, to as u32);
+            pieces.occurrences(states, texts[at], shared[at], |piece| {
+                let known = &mut expiries[piece as usize];
+                *known = expiry.max(*known);
+            });
+        }
+        expiries
     }
 
     fn look(&self, states: &States<'_>, state: State) -> Look {
@@ -185,7 +228,7 @@ impl Looks {
         for round in 0.. {
             let mut news = false;
             for (expect, value) in &unknown {
-                let seen = self.action_expiry(states, Action::Cas(*expect, *value));
+                let seen = self.made_expiry(states, *value).max(self.failed);
                 let expiry = if round < ROUNDS_MAX { seen } else { NEVER };
                 news |= self.raise(*expect, expiry);
             }
@@ -199,4 +242,9 @@ impl Looks {
         self.known.capacity() * size_of::<Option<Look>>()
             + (self.tree.len() + self.place.len()) * size_of::<u32>()
     }
+}
+
+/// How many bytes two texts begin with in common.
+fn shared_prefix(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }

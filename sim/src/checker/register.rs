@@ -37,6 +37,17 @@ pub(crate) enum Action {
     CasFailed(State),
 }
 
+impl Action {
+    /// The state it results in, if that is always the same.
+    pub(crate) fn makes(&self) -> Option<State> {
+        match *self {
+            Action::Put(value) => Some(value),
+            Action::Cas(expect, value) if expect != value => Some(value),
+            _ => None,
+        }
+    }
+}
+
 /// The model of one key.
 pub(crate) struct Register<'h> {
     states: States<'h>,
@@ -45,6 +56,7 @@ pub(crate) struct Register<'h> {
     /// The place in the partition of each operation: those that cannot be observed are left out.
     entries: Vec<u32>,
     future: Future,
+    foresight: bool,
 }
 
 impl<'h> Register<'h> {
@@ -70,7 +82,12 @@ impl<'h> Register<'h> {
         let actions: Vec<Action> = compiled.iter().map(|(_, action, ..)| *action).collect();
         let future = Future::new(&states, &actions, &spans);
         let entries = compiled.iter().map(|(at, ..)| *at).collect();
-        Register { states, actions, spans, entries, future }
+        Register { states, actions, spans, entries, future, foresight: true }
+    }
+
+    /// A search on it goes as far as answers allow, and does not turn back before.
+    pub(crate) fn without_foresight(self) -> Register<'h> {
+        Register { foresight: false, ..self }
     }
 
     /// The place in the partition of an operation of the search.
@@ -129,15 +146,36 @@ impl Model for Register<'_> {
     }
 
     fn normal(&mut self, state: State, first: u32) -> State {
-        if self.future.expiry(&self.states, state) <= first { UNSEEN } else { state }
+        if self.foresight && self.future.expiry(&self.states, state) <= first { UNSEEN } else { state }
     }
 
     fn expiry(&self, op: Op) -> u32 {
+        if !self.foresight {
+            return NEVER;
+        }
         self.future.action_expiry(&self.states, self.actions[op as usize])
     }
 
+    fn unseen(&self, state: State) -> bool {
+        state == UNSEEN
+    }
+
+    fn overwrites(&self, op: Op) -> bool {
+        matches!(self.actions[op as usize], Action::Put(_))
+    }
+
+    fn idle(&mut self, op: Op, first: u32) -> bool {
+        self.foresight && self.future.idle(&self.states, op, self.actions[op as usize], first)
+    }
+
+    fn visit(&mut self, op: Op, first: u32) -> Option<(State, u32)> {
+        let Action::Put(value) = self.actions[op as usize] else { return None };
+        let lookers = self.foresight.then(|| self.future.lookers(value, first))??;
+        Some((value, lookers))
+    }
+
     fn hopeless(&mut self, state: State, next: State) -> bool {
-        self.future.hopeless(&mut self.states, &self.spans, state, next)
+        self.foresight && self.future.hopeless(&mut self.states, &self.spans, state, next)
     }
 
     fn bytes(&self) -> usize {

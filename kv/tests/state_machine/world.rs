@@ -1,0 +1,335 @@
+//! One node's state machine with its disk and its log, and ways to hurt it.
+
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use bytes::Bytes;
+use kv::command::{
+    Command, CommandBody, KeyRange, Operation, OperationResult, Put, Range, RangeResult, Response, Revision,
+    SessionId, SessionStamp,
+};
+use kv::state_machine::{KvOptions, KvReader, KvStateMachine, ReadError, SessionLimits};
+use kv::store::{MemoryPlatter, SledOptions, StoreKind};
+use raft::core::{Configuration, Entry, Index, LogId, NodeId, Payload, SnapshotMeta, Term};
+use raft::disk::{DirLock, Disk, File, OpenMode, RealDisk, SharedDisk};
+use raft::state_machine::{StateMachine, StateMachineError};
+
+/// A real disk that fails for good after so many calls that change something.
+pub(crate) struct FailingDisk {
+    left: Arc<AtomicI64>,
+}
+
+struct FailingFile {
+    file: Box<dyn File>,
+    left: Arc<AtomicI64>,
+}
+
+fn spend(left: &AtomicI64) -> std::io::Result<()> {
+    if left.fetch_sub(1, Ordering::Relaxed) > 0 { Ok(()) } else { Err(std::io::Error::other("power off")) }
+}
+
+impl File for FailingFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        self.file.read_at(buf, offset)
+    }
+    fn write_at(&self, data: &[u8], offset: u64) -> std::io::Result<()> {
+        spend(&self.left)?;
+        self.file.write_at(data, offset)
+    }
+    fn sync_data(&self) -> std::io::Result<()> {
+        spend(&self.left)?;
+        self.file.sync_data()
+    }
+    fn len(&self) -> std::io::Result<u64> {
+        self.file.len()
+    }
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        spend(&self.left)?;
+        self.file.set_len(len)
+    }
+    fn preallocate(&self, len: u64) -> std::io::Result<()> {
+        spend(&self.left)?;
+        self.file.preallocate(len)
+    }
+}
+
+impl Disk for FailingDisk {
+    fn create_dir_all(&self, path: &Path) -> std::io::Result<()> {
+        RealDisk.create_dir_all(path)
+    }
+    fn list(&self, path: &Path) -> std::io::Result<Vec<String>> {
+        RealDisk.list(path)
+    }
+    fn exists(&self, path: &Path) -> std::io::Result<bool> {
+        RealDisk.exists(path)
+    }
+    fn open(&self, path: &Path, mode: OpenMode) -> std::io::Result<Box<dyn File>> {
+        if mode == OpenMode::CreateNew {
+            spend(&self.left)?;
+        }
+        Ok(Box::new(FailingFile { file: RealDisk.open(path, mode)?, left: self.left.clone() }))
+    }
+    fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+        spend(&self.left)?;
+        RealDisk.rename(from, to)
+    }
+    fn remove_file(&self, path: &Path) -> std::io::Result<()> {
+        spend(&self.left)?;
+        RealDisk.remove_file(path)
+    }
+    fn sync_dir(&self, path: &Path) -> std::io::Result<()> {
+        RealDisk.sync_dir(path)
+    }
+    fn lock_dir(&self, path: &Path) -> std::io::Result<DirLock> {
+        RealDisk.lock_dir(path)
+    }
+    fn free_bytes(&self, path: &Path) -> std::io::Result<u64> {
+        RealDisk.free_bytes(path)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Memory,
+    Sled,
+}
+
+pub(crate) const KINDS: [Kind; 2] = [Kind::Memory, Kind::Sled];
+
+/// Small, so that tests reach them.
+pub(crate) const LIMITS: SessionLimits =
+    SessionLimits { sessions_max: 3, responses_max: 4, response_bytes_max: 300 };
+
+pub(crate) struct World {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) store: StoreKind,
+    left: Arc<AtomicI64>,
+    machine: Option<KvStateMachine>,
+    pub(crate) reader: KvReader,
+    pub(crate) log: Vec<Entry>,
+    pub(crate) responses: Vec<Response>,
+    pub(crate) now_ms: u64,
+}
+
+/// A directory in memory where there is one: nothing here depends on what a disk does in a power cut.
+fn scratch() -> tempfile::TempDir {
+    let shm = Path::new("/dev/shm");
+    if shm.is_dir() { tempfile::tempdir_in(shm).unwrap() } else { tempfile::tempdir().unwrap() }
+}
+
+fn open(
+    dir: &Path,
+    store: &StoreKind,
+    left: &Arc<AtomicI64>,
+) -> Result<(KvStateMachine, KvReader), StateMachineError> {
+    let disk: SharedDisk = Arc::new(FailingDisk { left: left.clone() });
+    let options = KvOptions { dir: dir.join("node/store"), store: store.clone(), sessions: LIMITS };
+    KvStateMachine::open(disk, options)
+}
+
+impl World {
+    pub(crate) fn new(kind: Kind) -> Self {
+        let dir = scratch();
+        let store = match kind {
+            Kind::Memory => StoreKind::Memory(MemoryPlatter::default()),
+            Kind::Sled => {
+                let mut options = SledOptions::new(dir.path().join("node/store"));
+                options.cache_bytes = 1 << 20;
+                StoreKind::Sled(options)
+            }
+        };
+        let left = Arc::new(AtomicI64::new(i64::MAX));
+        let (machine, reader) = open(dir.path(), &store, &left).unwrap();
+        assert_eq!(machine.lost(), None);
+        assert_eq!(machine.applied().last, LogId::ZERO);
+        let (log, responses) = (Vec::new(), Vec::new());
+        Self { dir, store, left, machine: Some(machine), reader, log, responses, now_ms: 0 }
+    }
+
+    pub(crate) fn machine(&mut self) -> &mut KvStateMachine {
+        self.machine.as_mut().unwrap()
+    }
+
+    pub(crate) fn applied(&mut self) -> LogId {
+        self.machine().applied().last
+    }
+
+    /// Applies one group of entries.
+    pub(crate) fn apply(&mut self, payloads: Vec<Payload>) -> Vec<Response> {
+        let first = self.log.len();
+        for payload in payloads {
+            let index = Index(self.log.len() as u64 + 1);
+            self.log.push(Entry { term: Term(1), index, payload });
+        }
+        let entries = self.log[first..].to_vec();
+        let responses = self.machine().apply(&entries).unwrap();
+        assert_eq!(responses.len(), entries.len());
+        self.responses.extend(responses.clone());
+        responses
+    }
+
+    pub(crate) fn command(&mut self, body: CommandBody) -> Response {
+        let command = Command { cluster_time_ms: self.now_ms, body };
+        self.apply(vec![Payload::Command(command.encode())]).remove(0)
+    }
+
+    pub(crate) fn operate(&mut self, operation: Operation) -> Response {
+        self.command(CommandBody::Operate { stamp: None, operation })
+    }
+
+    pub(crate) fn stamped(
+        &mut self,
+        session: SessionId,
+        request: u64,
+        acked_below: u64,
+        operation: Operation,
+    ) -> Response {
+        let stamp = Some(SessionStamp { session, request, acked_below });
+        self.command(CommandBody::Operate { stamp, operation })
+    }
+
+    pub(crate) fn open_session(&mut self, ttl_ms: u64) -> SessionId {
+        match self.command(CommandBody::OpenSession { ttl_ms }) {
+            Response::SessionOpened { session } => session,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn put(&mut self, key: &str, value: &str) -> Revision {
+        revision(&self.operate(put(key, value)))
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<String> {
+        let found = self.range(&range(KeyRange::Key(key.to_owned().into()))).unwrap();
+        found.kvs.first().map(|kv| String::from_utf8(kv.value.to_vec()).unwrap())
+    }
+
+    pub(crate) fn range(&self, range: &Range) -> Result<RangeResult, ReadError> {
+        self.reader.range(range)
+    }
+
+    pub(crate) fn checkpoint(&mut self) -> LogId {
+        let job = self.machine().begin_checkpoint();
+        let durable = job().unwrap();
+        assert_eq!(durable, self.applied());
+        durable
+    }
+
+    /// Whatever was not made durable is gone. The disk works again. The state is then that of the last checkpoint, or
+    /// of the last install.
+    pub(crate) fn crash(&mut self) {
+        self.try_crash().unwrap();
+    }
+
+    /// Opens again what is there, as after a crash; the error if that fails.
+    pub(crate) fn try_crash(&mut self) -> Result<(), StateMachineError> {
+        self.close();
+        let (machine, reader) = open(self.dir.path(), &self.store, &self.left)?;
+        self.machine = Some(machine);
+        self.reader = reader;
+        Ok(())
+    }
+
+    /// Lets go of everything, without making anything durable.
+    pub(crate) fn close(&mut self) {
+        self.machine = None;
+        self.reader = Self::detached_reader();
+        if let StoreKind::Memory(platter) = &self.store {
+            platter.cut_power();
+        }
+        self.left.store(i64::MAX, Ordering::Relaxed);
+    }
+
+    /// A reader of nothing, to let go of the one that holds a store open.
+    fn detached_reader() -> KvReader {
+        let dir = scratch();
+        let store = StoreKind::Memory(MemoryPlatter::default());
+        open(dir.path(), &store, &Arc::new(AtomicI64::new(i64::MAX))).unwrap().1
+    }
+
+    /// Applies what of the log is not applied, and demands the responses of the first time.
+    pub(crate) fn replay(&mut self) {
+        let from = self.applied().index.0 as usize;
+        let entries = self.log[from..].to_vec();
+        for group in entries.chunks(7) {
+            let responses = self.machine().apply(group).unwrap();
+            let first = group[0].index.0 as usize - 1;
+            assert_eq!(responses, self.responses[first..first + group.len()]);
+        }
+    }
+
+    pub(crate) fn snapshot(&mut self) -> (SnapshotMeta, Vec<u8>) {
+        let applied = self.machine().applied();
+        let configuration = applied.configuration.unwrap_or_else(configuration);
+        let meta = SnapshotMeta { last: applied.last, configuration };
+        let mut bytes = Vec::new();
+        let job = self.machine().begin_snapshot();
+        job(&mut bytes).unwrap();
+        (meta, bytes)
+    }
+
+    pub(crate) fn install(&mut self, meta: &SnapshotMeta, mut bytes: &[u8]) -> Result<(), StateMachineError> {
+        let from: &mut dyn Read = &mut bytes;
+        self.machine().install(meta, from)
+    }
+
+    /// Fails every disk call that changes anything, after `calls` more.
+    pub(crate) fn fail_disk_after(&mut self, calls: i64) {
+        self.left.store(calls, Ordering::Relaxed);
+    }
+
+    /// Everything that can be compared between nodes that applied the same.
+    pub(crate) fn fingerprint(&mut self) -> Fingerprint {
+        let applied = self.applied();
+        let (meta, snapshot) = self.snapshot();
+        assert_eq!(meta.last, applied);
+        assert_eq!(self.reader.applied(), applied);
+        Fingerprint {
+            hash: self.reader.state_hash(),
+            audit: self.reader.audit().unwrap(),
+            // Without the checksum at its end: a checksum over data and its own checksum is always the same.
+            snapshot: (snapshot.len(), crc32c::crc32c(&snapshot[..snapshot.len() - 4])),
+            revisions: (self.reader.compacted(), self.reader.revision()),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fingerprint {
+    hash: (Index, u64),
+    audit: (Index, u64),
+    snapshot: (usize, u32),
+    revisions: (Revision, Revision),
+}
+
+pub(crate) fn configuration() -> Configuration {
+    Configuration::of_voters([NodeId(1), NodeId(2), NodeId(3)])
+}
+
+pub(crate) fn put(key: &str, value: &str) -> Operation {
+    Operation::Put(put_of(key, value, false))
+}
+
+pub(crate) fn put_of(key: &str, value: &str, prev_kv: bool) -> Put {
+    Put { key: Bytes::from(key.to_owned()), value: Bytes::from(value.to_owned()), prev_kv }
+}
+
+pub(crate) fn range(range: KeyRange) -> Range {
+    Range { range, revision: None, limit: 0, keys_only: false, count_only: false }
+}
+
+pub(crate) fn revision(response: &Response) -> Revision {
+    match response {
+        Response::Done { revision, .. } => *revision,
+        other => panic!("not done: {other:?}"),
+    }
+}
+
+pub(crate) fn result(response: Response) -> OperationResult {
+    match response {
+        Response::Done { result, .. } => result,
+        other => panic!("not done: {other:?}"),
+    }
+}
