@@ -57,7 +57,8 @@ impl Blocking for SimBlocking {
     fn lane(&self, name: &'static str) -> Arc<dyn Lane> {
         let (jobs, mut queue) = mpsc::unbounded_channel::<Job>();
         let (time, trace, node) = (self.time.clone(), self.trace.clone(), self.node);
-        let (random, slowness, delay) = (Arc::clone(&self.random), Arc::clone(&self.slowness), self.delay(name));
+        let (random, slowness, delay) =
+            (Arc::clone(&self.random), Arc::clone(&self.slowness), self.delay(name));
         let after_job = Arc::clone(&self.after_job);
         // On the node's own simulated machine, so that it dies and pauses with it.
         tokio::spawn(async move {
@@ -99,8 +100,15 @@ mod tests {
             let scenario = LaneScenario { wal: fast, apply: fast, checkpoint: fast, reads: fast };
             let slowness = Arc::new(AtomicU32::new(1));
             let trace = Trace::new(Keep::Nothing);
-            let blocking =
-                SimBlocking::new(time.clone(), trace, 1, Random::new(1), scenario, Arc::clone(&slowness), Arc::new(|| {}));
+            let blocking = SimBlocking::new(
+                time.clone(),
+                trace,
+                1,
+                Random::new(1),
+                scenario,
+                Arc::clone(&slowness),
+                Arc::new(|| {}),
+            );
             let done = Arc::new(Mutex::new(Vec::new()));
             let submit = |lane: &Arc<dyn Lane>, number: u32| {
                 let (done, time) = (Arc::clone(&done), time.clone());

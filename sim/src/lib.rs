@@ -14,6 +14,8 @@ pub mod invariants;
 pub mod nemesis;
 #[cfg(madsim)]
 pub mod network;
+#[cfg(madsim)]
+mod no_sync;
 pub mod plan;
 pub mod random;
 pub mod report;

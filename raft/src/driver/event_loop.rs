@@ -67,8 +67,8 @@ struct Owed {
 struct Install {
     number: ReadyNumber,
     file: SnapshotFile,
-    /// Log work that has to wait until the state machine has the snapshot.
-    held: Vec<LogWork>,
+    /// Log work that has to wait until the state machine has the snapshot; `None` once it has.
+    held: Option<Vec<LogWork>>,
 }
 
 pub(super) struct EventLoop<S: StateMachine> {
@@ -366,13 +366,15 @@ impl<S: StateMachine> EventLoop<S> {
         }
         if writes {
             let (number, hard_state, entries) = (ready.number, ready.hard_state, ready.entries);
-            match &mut self.install {
+            let work = match &self.install {
                 Some(install) if install.number == number => {
-                    let prev = install.file.meta.last;
-                    install.held.push(LogWork::Reset { number, prev, hard_state, entries });
+                    LogWork::Reset { number, prev: install.file.meta.last, hard_state, entries }
                 }
-                Some(install) => install.held.push(LogWork::Append { number, hard_state, entries }),
-                None => self.log.submit(LogWork::Append { number, hard_state, entries }),
+                _ => LogWork::Append { number, hard_state, entries },
+            };
+            match self.install.as_mut().and_then(|install| install.held.as_mut()) {
+                Some(held) => held.push(work),
+                None => self.log.submit(work),
             }
         } else {
             self.settle(None);
@@ -411,7 +413,7 @@ impl<S: StateMachine> EventLoop<S> {
         if self.install.as_ref().is_some_and(|install| install.number <= settled)
             && let Some(install) = self.install.take()
         {
-            assert!(install.held.is_empty(), "the log answered for work it was not given");
+            assert!(install.held.is_none(), "the log answered for work it was not given");
             self.on_applied(install.file.meta.last);
         }
     }
@@ -433,14 +435,14 @@ impl<S: StateMachine> EventLoop<S> {
                 let _ = waiter.send(Err(ProposeError::OutcomeUnknown));
             }
         }
-        self.install = Some(Install { number, file: file.clone(), held: Vec::new() });
+        self.install = Some(Install { number, file: file.clone(), held: Some(Vec::new()) });
         self.apply.install(file);
     }
 
     fn on_installed(&mut self, meta: &SnapshotMeta) {
         let Some(install) = &mut self.install else { panic!("snapshot {} installed unasked", meta.last) };
         assert_eq!(install.file.meta, *meta, "the snapshot that was to be installed");
-        let held = std::mem::take(&mut install.held);
+        let held = install.held.take().unwrap_or_default();
         self.state.checkpoint = self.state.checkpoint.max(meta.last);
         self.proposals.forget_through(meta.last.index);
         for work in held {

@@ -47,7 +47,10 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     let worlds = worlds(arguments);
     let sweep = Sweep {
         fixed: arguments.fixed.clone(),
-        jobs: arguments.jobs.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN),
+        jobs: arguments
+            .jobs
+            .or_else(|| std::thread::available_parallelism().ok())
+            .unwrap_or(NonZeroUsize::MIN),
         json: arguments.json,
         timeout: Duration::from_secs(arguments.timeout),
         failures_max: arguments.failures_max,

@@ -95,7 +95,8 @@ impl std::str::FromStr for SeedRange {
             let (first, end) = (first.parse().ok()?, end.parse().ok()?);
             (first < end).then_some(Self { first, end })
         });
-        range.ok_or_else(|| format!("{text:?} is no range of seeds; write A..B with A below B (B is not run)"))
+        range
+            .ok_or_else(|| format!("{text:?} is no range of seeds; write A..B with A below B (B is not run)"))
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) struct Machine {
     clock: SimClock,
     slowness: Arc<AtomicU32>,
     starts: u32,
+    /// How long the node is down once its disk has lost power in the middle of its calls.
+    down_ns: u64,
     process: Option<Process>,
 }
 
@@ -63,6 +65,7 @@ impl Machine {
             clock: SimClock::new(world.time.clone(), clock.offset_ns, clock.drift_ppm),
             slowness: Arc::new(AtomicU32::new(1)),
             starts: 0,
+            down_ns: 0,
             process: None,
         }
     }
@@ -76,8 +79,29 @@ impl Machine {
         self.starts == start && self.process.is_some()
     }
 
-    pub(super) const fn disk(&self) -> &SimDisk {
-        &self.disk
+    /// Whether the power is off, although the process was not taken down.
+    pub(super) fn is_off(&self) -> bool {
+        self.disk.is_off()
+    }
+
+    pub(super) fn crash_after_calls(&mut self, calls: u64, down_ns: u64) {
+        if self.is_up() {
+            self.down_ns = down_ns;
+            self.disk.set_crash_after(calls);
+        }
+    }
+
+    /// Takes back a crash that has not come yet.
+    pub(super) fn crash_never(&mut self) {
+        self.down_ns = 0;
+        if !self.disk.is_off() {
+            self.disk.set_crash_after(u64::MAX / 2);
+        }
+    }
+
+    /// The power of this start's process is off: for how long it will be, if it still counts as running.
+    pub(super) fn power_lost(&self, start: u32) -> Option<u64> {
+        (self.is_start(start) && self.disk.is_off()).then_some(self.down_ns)
     }
 
     pub(super) const fn clock(&self) -> &SimClock {

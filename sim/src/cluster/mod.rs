@@ -158,9 +158,10 @@ impl Cluster {
         self.shared.watch.stopped(node);
     }
 
-    /// Has the disk of a node lose power after so many more calls; the rest of the crash follows at once.
-    pub fn crash_after_calls(&self, node: u8, calls: u64) {
-        self.machine(node).disk().set_crash_after(calls);
+    /// Has the disk of a node lose power after so many more calls. The rest of the crash follows at once, and
+    /// `down_ns` later the node starts again.
+    pub fn crash_after_calls(&self, node: u8, calls: u64, down_ns: u64) {
+        self.machine(node).crash_after_calls(calls, down_ns);
     }
 
     /// The process of a node stands still. False if it cannot.
@@ -227,23 +228,22 @@ impl Cluster {
             let clock = self.clock(node);
             clock.thaw();
             clock.set_drift(0);
-            self.crash_after_calls_never(node);
+            self.machine(node).crash_never();
             self.start(node);
-        }
-    }
-
-    fn crash_after_calls_never(&self, node: u8) {
-        let machine = self.machine(node);
-        if !machine.disk().is_off() {
-            machine.disk().set_crash_after(u64::MAX / 2);
         }
     }
 
     fn on_signal(&self, signal: Signal) {
         match signal {
             Signal::PowerLost { node, start } => {
-                if self.machine(node).is_start(start) {
+                let down_ns = self.machine(node).power_lost(start);
+                if let Some(down_ns) = down_ns {
                     self.crash(node, true, Unsynced::Lost);
+                    let cluster = self.clone();
+                    tokio::spawn(async move {
+                        cluster.world().time.sleep(down_ns).await;
+                        cluster.start(node);
+                    });
                 }
             }
             Signal::Stopped { node, start, reason } => self.on_stopped(node, start, &reason),
@@ -256,11 +256,13 @@ impl Cluster {
         if !machine.is_start(start) {
             return;
         }
-        let off = machine.disk().is_off();
+        let off = machine.is_off();
         drop(machine);
         let event = Event::Stopped { kind: StopKind::ByItself, reason };
         self.shared.world.record(Source::Node(node), &event);
-        if !off {
+        if off {
+            self.on_signal(Signal::PowerLost { node, start });
+        } else {
             let text = format!("n{node}, of which nothing was asked and whose disk is well: {reason}");
             self.shared.world.invariants.fail(Failure::new("no node stops by itself", text));
         }

@@ -78,8 +78,12 @@ impl Invariants {
             }
             Event::SnapshotAccepted { meta } => {
                 rules.installs += 1;
-                let result = rules.log_agreement.committed(node, meta.last);
-                rules.note(result);
+                // What a snapshot holds was committed.
+                let results = [
+                    rules.commit_monotone.committed(node, meta.last),
+                    rules.log_agreement.committed(node, meta.last),
+                ];
+                results.into_iter().for_each(|result| rules.note(result));
             }
             _ => {}
         }

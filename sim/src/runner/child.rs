@@ -34,7 +34,8 @@ impl End {
         match &self.report {
             Some(report) => report.failure.clone(),
             None => {
-                let status = self.status.map_or_else(|| "did not start".to_owned(), |status| status.to_string());
+                let status =
+                    self.status.map_or_else(|| "did not start".to_owned(), |status| status.to_string());
                 let panic = self.last_words.iter().position(|line| line.contains("panicked at"));
                 let words = self.last_words.get(panic.unwrap_or(0)..).unwrap_or_default();
                 let shown = words.iter().take(if panic.is_some() { 4 } else { 12 });

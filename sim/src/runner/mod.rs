@@ -118,7 +118,8 @@ fn work(state: &Mutex<State>, sweep: &Sweep, bar: &ProgressBar, begun: Instant) 
     loop {
         let Some(world) = lock().waiting.pop_front() else { return };
         let started = now();
-        let command = child::command(&world, &sweep.fixed, Keep::Nothing);
+        let mut command = child::command(&world, &sweep.fixed, Keep::Nothing);
+        command.env("RUST_BACKTRACE", "0"); // a line is enough; `replay` shows more
         let end = child::run(command, sweep.timeout, &mut |_| {});
         let took = started.elapsed();
         let failure = end.failure();
