@@ -87,8 +87,8 @@ pub(super) struct EventLoop<S: StateMachine> {
     owed: VecDeque<Owed>,
     /// Committed groups that wait for a checkpoint to end, with their waiters.
     held_back: Vec<Group<S::Response>>,
-    /// A received snapshot file that the core has not decided on yet.
-    received: Option<SnapshotFile>,
+    /// Snapshot files received in this turn, of which the core may accept one.
+    received: Vec<SnapshotFile>,
     install: Option<Install>,
 }
 
@@ -137,7 +137,7 @@ impl<S: StateMachine> EventLoop<S> {
             reads: Reads::new(),
             owed: VecDeque::new(),
             held_back: Vec::new(),
-            received: None,
+            received: Vec::new(),
             install: None,
         }
     }
@@ -201,6 +201,7 @@ impl<S: StateMachine> EventLoop<S> {
             let ready = self.raft.ready();
             self.carry_out(ready);
         }
+        self.received.clear();
         None
     }
 
@@ -257,9 +258,11 @@ impl<S: StateMachine> EventLoop<S> {
     fn on_incoming(&mut self, incoming: Incoming) {
         match incoming {
             Incoming::Message(message) => self.step(message),
+            // One at a time. The leader finds that this node is still behind, and sends another.
+            Incoming::Snapshot { .. } if self.install.is_some() => {}
             Incoming::Snapshot { from, term, file } => {
                 let body = MessageBody::InstallSnapshot { meta: file.meta.clone() };
-                self.received = Some(file);
+                self.received.push(file);
                 self.step(Message { from, to: self.options.core.id, term, body });
             }
             Incoming::Unreachable(peer) => self.raft.report_unreachable(peer),
@@ -424,7 +427,7 @@ impl<S: StateMachine> EventLoop<S> {
     /// that is behind it or differs from it is begun anew at the next start.
     fn begin_install(&mut self, number: ReadyNumber, meta: SnapshotMeta) {
         assert!(self.install.is_none(), "one snapshot at a time");
-        let file = self.received.take().filter(|file| file.meta == meta);
+        let file = self.received.iter().find(|file| file.meta == meta).cloned();
         let Some(file) = file else {
             panic!("the core accepted snapshot {} that was not received", meta.last)
         };
