@@ -144,7 +144,7 @@ fn everything_that_can_be_asked_is_answered() {
         assert!(members.len() == 1 && members[0].leader && members[0].client == "client1", "{members:?}");
         let report = client.status("client1").await.unwrap();
         assert_eq!((report.id, report.leader, report.revision, report.compacted), (1, Some(1), 4, 4));
-        assert!(report.applied == report.last && report.log_bytes > 0 && report.term > 0, "{report:?}");
+        assert!(report.commit == report.last && report.log_bytes > 0 && report.term > 0, "{report:?}");
         node.shutdown().await;
     });
 }
