@@ -35,7 +35,7 @@ fn a_checkpoint_may_be_cut_off_anywhere() {
             history(&mut w);
             let before = w.fingerprint();
             let job = w.machine().begin_checkpoint();
-            w.fail_disk_after(calls);
+            w.cut_power_after(calls);
             let done = job();
             w.crash();
             assert_eq!(w.machine().lost(), None, "{kind:?}, {calls} calls");
@@ -65,7 +65,7 @@ fn an_install_may_be_cut_off_anywhere() {
             w.put("old", "state");
             w.checkpoint();
             let old = w.fingerprint();
-            w.fail_disk_after(calls);
+            w.cut_power_after(calls);
             let done = w.install(&meta, &bytes);
             w.crash();
             assert_eq!(w.machine().lost(), None, "{kind:?}, {calls} calls");
