@@ -132,6 +132,7 @@ pub(crate) struct World {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) store: StoreKind,
     power: Power,
+    limits: SessionLimits,
     machine: Option<KvStateMachine>,
     pub(crate) reader: KvReader,
     pub(crate) log: Vec<Entry>,
@@ -145,14 +146,22 @@ fn scratch() -> tempfile::TempDir {
     if shm.is_dir() { tempfile::tempdir_in(shm).unwrap() } else { tempfile::tempdir().unwrap() }
 }
 
-fn open(dir: &Path, power: &Power) -> Result<(KvStateMachine, KvReader), StateMachineError> {
+fn open(
+    dir: &Path,
+    power: &Power,
+    sessions: SessionLimits,
+) -> Result<(KvStateMachine, KvReader), StateMachineError> {
     let disk: SharedDisk = Arc::new(FailingDisk(power.clone()));
-    let options = KvOptions { dir: dir.join("node/store"), store: power.store.clone(), sessions: LIMITS };
+    let options = KvOptions { dir: dir.join("node/store"), store: power.store.clone(), sessions };
     KvStateMachine::open(disk, options)
 }
 
 impl World {
     pub(crate) fn new(kind: Kind) -> Self {
+        Self::with_limits(kind, LIMITS)
+    }
+
+    pub(crate) fn with_limits(kind: Kind, limits: SessionLimits) -> Self {
         let dir = scratch();
         let store = match kind {
             Kind::Memory => StoreKind::Memory(MemoryPlatter::default()),
@@ -163,11 +172,11 @@ impl World {
             }
         };
         let power = Power::on(store.clone());
-        let (machine, reader) = open(dir.path(), &power).unwrap();
+        let (machine, reader) = open(dir.path(), &power, limits).unwrap();
         assert_eq!(machine.lost(), None);
         assert_eq!(machine.applied().last, LogId::ZERO);
         let (log, responses) = (Vec::new(), Vec::new());
-        Self { dir, store, power, machine: Some(machine), reader, log, responses, now_ms: 0 }
+        Self { dir, store, power, limits, machine: Some(machine), reader, log, responses, now_ms: 0 }
     }
 
     pub(crate) fn machine(&mut self) -> &mut KvStateMachine {
@@ -248,7 +257,7 @@ impl World {
     /// Opens again what is there, as after a crash; the error if that fails.
     pub(crate) fn try_crash(&mut self) -> Result<(), StateMachineError> {
         self.close();
-        let (machine, reader) = open(self.dir.path(), &self.power)?;
+        let (machine, reader) = open(self.dir.path(), &self.power, self.limits)?;
         self.machine = Some(machine);
         self.reader = reader;
         Ok(())
@@ -266,7 +275,7 @@ impl World {
     fn detached_reader() -> KvReader {
         let dir = scratch();
         let store = StoreKind::Memory(MemoryPlatter::default());
-        open(dir.path(), &Power::on(store)).unwrap().1
+        open(dir.path(), &Power::on(store), LIMITS).unwrap().1
     }
 
     /// Applies what of the log is not applied, and demands the responses of the first time.
