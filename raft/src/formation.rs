@@ -24,6 +24,8 @@
 //! There is no message that carries the record unasked: members ask (every `backoff_min` at first), so that there is
 //! only one way to get it, the same before and after any crash.
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::PathBuf;

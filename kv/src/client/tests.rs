@@ -268,7 +268,7 @@ fn an_expired_session_is_definite_for_a_first_sending_only() {
         let error = session.put("k", "v").await.unwrap_err();
         assert!(matches!(error, ClientError::Refused(Refusal::SessionExpired { .. })), "{error}");
         let error = session.put("k", "v").await.unwrap_err();
-        assert!(matches!(error, ClientError::Unknown { reason: Reason::SessionExpired { .. } }), "{error}");
+        assert!(matches!(error, ClientError::Unknown { reason: Reason::Refused { .. } }), "{error}");
     });
 }
 
@@ -285,6 +285,29 @@ fn an_answer_that_was_too_large_to_keep_is_not_taken_for_a_refusal() {
         let session = client.session(Duration::from_secs(60)).await.unwrap();
         let error = session.put("k", "v").await.unwrap_err();
         assert!(matches!(error, ClientError::Unknown { reason: Reason::AnswerForgotten { .. } }), "{error}");
+    });
+}
+
+#[test]
+fn a_full_session_is_tried_again_and_acknowledges_what_was_answered_meanwhile() {
+    run(async {
+        let (net, log) = (net(), Log::default());
+        // The second request finds the session full for as long as the first one is not acknowledged.
+        let script = |n, stamp: SessionStamp| match (n, stamp.request) {
+            (0, 1) => Act::Ignore,
+            (_, 2) if stamp.acked_below < 2 => refused(Refusal::SessionFull { kept: 1 }),
+            (_, request) => put_done(request),
+        };
+        server(&net, "a", &log, with_session(script)).await;
+        let client = client(&net, &["a"]);
+        let session = Arc::new(client.session(Duration::from_secs(60)).await.unwrap());
+        let other = Arc::clone(&session);
+        let first = tokio::spawn(async move { other.put("k", "v").await });
+        tokio::task::yield_now().await;
+        assert_eq!(session.put("k", "v").await.unwrap(), 2);
+        assert_eq!(first.await.unwrap().unwrap(), 1);
+        let last = stamps(&log).pop().unwrap();
+        assert_eq!((last.request, last.acked_below), (2, 2));
     });
 }
 

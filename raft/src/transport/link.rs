@@ -89,7 +89,7 @@ impl Link {
                     if matches!(ended, Ended::Gone) {
                         return;
                     }
-                    tracing::info!(peer = %self.to, address = self.address, "disconnected: {ended}");
+                    self.log_end(&ended);
                     // A peer that accepts and hangs up at once is left alone for longer and longer.
                     if self.shared.clock.now().since(began) >= self.shared.options.backoff_max {
                         self.backoff.reset();
@@ -114,7 +114,7 @@ impl Link {
 
     /// Sends on a new stream until it ends. The event loop hears of both.
     async fn serve(&mut self, stream: Dialled) -> Ended {
-        tracing::info!(peer = %self.to, address = self.address, "connected");
+        tracing::debug!(peer = %self.to, address = self.address, "connected");
         self.outbox.open();
         self.told_unreachable = false;
         if self.tell(Incoming::Connected(self.to)).await.is_err() {
@@ -154,7 +154,7 @@ impl Link {
                 }
                 continue;
             }
-            let mut out = (&mut control).chain(&mut appends);
+            let mut out = Buf::chain(control.as_ref(), appends.as_ref());
             while out.has_remaining() {
                 tokio::select! {
                     biased;
@@ -167,6 +167,8 @@ impl Link {
                 }
             }
             writer.flush().await.map_err(FrameError::Io)?;
+            control.clear();
+            appends.clear();
         }
     }
 
@@ -181,6 +183,13 @@ impl Link {
         }
         self.told_unreachable = true;
         self.tell(Incoming::Unreachable(self.to)).await.is_ok()
+    }
+
+    fn log_end(&self, ended: &Ended) {
+        let (to, address) = (self.to, &self.address);
+        if self.shared.reception.may_log((to.0, "sending", "ended")) {
+            tracing::info!(peer = %to, address, "the stream to {to} ended: {ended}");
+        }
     }
 
     fn log(&self, error: &DialError) {

@@ -322,9 +322,9 @@ async fn every_order_is_answered() {
     one.transport.send_snapshot(NodeId(9), Term(3), file.clone());
     assert_eq!(one.sent().await.0, SnapshotOutcome::Failed, "n9 is not a peer");
     let _two = world.node(2).await;
-    take_snapshot(&one, 50, b"newer");
+    one.disk.plant(file.path(), b"not a snapshot");
     one.transport.send_snapshot(NodeId(2), Term(3), file);
-    assert_eq!(one.sent().await.0, SnapshotOutcome::Failed, "the file was replaced");
+    assert_eq!(one.sent().await.0, SnapshotOutcome::Failed, "the file is damaged");
 }
 
 #[tokio::test(start_paused = true)]
