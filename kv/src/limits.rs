@@ -173,3 +173,77 @@ fn operation_bytes(operation: &Operation) -> usize {
         Operation::Compact { .. } => 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Put, Relation, Txn};
+
+    fn put(key: usize, value: usize) -> Put {
+        Put { key: vec![b'k'; key].into(), value: vec![b'v'; value].into(), prev_kv: false }
+    }
+
+    fn says(limits: &Limits, operation: Operation, words: &[&str]) {
+        let message = limits.check(&operation).unwrap_err().to_string();
+        assert!(words.iter().all(|word| message.contains(word)), "{message}");
+    }
+
+    // Each limit is exact, and its error names what there is, what there may be, and what to do.
+    #[test]
+    fn limits_are_exact_and_name_the_mend() {
+        let limits = Limits::default();
+        let max = limits.request_bytes_max;
+        assert_eq!(max, 1_572_864);
+        assert_eq!(limits.check(&Operation::Put(put(10, max - 10))), Ok(()));
+        says(&limits, Operation::Put(put(10, max - 9)), &["1572865", "1572864", "split"]);
+        assert_eq!(limits.check(&Operation::Put(put(KEY_BYTES_MAX, 1))), Ok(()));
+        says(&limits, Operation::Put(put(KEY_BYTES_MAX + 1, 1)), &["449", "448", "shorter"]);
+        says(&limits, Operation::Put(put(0, 1)), &["empty"]);
+        let zeros = Put { key: vec![0; 225].into(), ..put(0, 0) };
+        says(&limits, Operation::Put(zeros), &["450", "zero byte"]);
+    }
+
+    #[test]
+    fn each_part_of_a_transaction_counts() {
+        let limits = Limits { request_bytes_max: 100, txn_operations_max: 2 };
+        let step = || TxnOperation::Put(put(5, 5));
+        let compare = || Compare {
+            key: "k".into(),
+            relation: Relation::Equal,
+            target: CompareTarget::Value(vec![b'v'; 9].into()),
+        };
+        let txn = |compares: usize, success: usize, failure: usize| {
+            Operation::Txn(Txn {
+                compares: (0..compares).map(|_| compare()).collect(),
+                success: (0..success).map(|_| step()).collect(),
+                failure: (0..failure).map(|_| step()).collect(),
+            })
+        };
+        assert_eq!(limits.check(&txn(2, 2, 2)), Ok(()));
+        says(&limits, txn(3, 0, 0), &["3 compares", "2"]);
+        says(&limits, txn(0, 3, 0), &["3 operations in its then branch"]);
+        says(&limits, txn(0, 0, 3), &["3 operations in its else branch"]);
+        let small = Limits { request_bytes_max: 59, ..limits };
+        says(&small, txn(2, 2, 2), &["60 bytes", "59"]);
+        let empty_key = TxnOperation::Put(put(0, 1));
+        says(
+            &limits,
+            Operation::Txn(Txn { compares: vec![], success: vec![], failure: vec![empty_key] }),
+            &["empty"],
+        );
+    }
+
+    #[test]
+    fn bounds_of_a_range_may_be_empty_and_long_but_not_without_end() {
+        let limits = Limits { request_bytes_max: 1_000, ..Limits::default() };
+        let read = |range| {
+            limits.check_read(&Range { range, revision: None, limit: 0, keys_only: false, count_only: false })
+        };
+        assert_eq!(read(KeyRange::Prefix(Bytes::new())), Ok(()));
+        assert_eq!(read(KeyRange::From(vec![b'k'; 900].into())), Ok(()));
+        assert_eq!(read(KeyRange::Key(Bytes::new())), Err(LimitError::KeyEmpty));
+        let end = vec![b'k'; 1_000].into();
+        let over = read(KeyRange::HalfOpen { start: "k".into(), end });
+        assert_eq!(over, Err(LimitError::RequestTooLarge { bytes: 1_001, max: 1_000 }));
+    }
+}

@@ -24,6 +24,8 @@
 //! There is no message that carries the record unasked: members ask (every `backoff_min` at first), so that there is
 //! only one way to get it, the same before and after any crash.
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -147,14 +149,14 @@ pub async fn form(
         record = asking.run() => record?,
         never = answer(&reception, &listed, listener) => match never {},
     };
-    tracing::info!(cluster = %ClusterId(record.cluster), members = ?record.members.keys(), "the cluster is formed");
+    let cluster = ClusterId(record.cluster);
     let identity = Identity { cluster: Some(record), ..identity };
     let lane = config.blocking.lane("identity");
     let (disk, dir, formed) = (config.disk, config.data_dir, identity.clone());
-    match on_lane(&lane, move || identity::store(&*disk, &dir, &formed)).await {
-        Some(stored) => stored.map(|()| identity).map_err(FormationError::from),
-        None => Err(FormationError::Stopped),
-    }
+    let stored = on_lane(&lane, move || identity::store(&*disk, &dir, &formed)).await;
+    stored.ok_or(FormationError::Stopped)??;
+    tracing::info!(%cluster, members = ?listed, "the cluster is formed");
+    Ok(identity)
 }
 
 /// Answers the other members, until dropped.

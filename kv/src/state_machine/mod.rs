@@ -274,17 +274,15 @@ impl KvStateMachine {
             "a snapshot at {last} was to replace the newer state at {applied}"
         );
         let engine = self.home.create()?;
-        let filled = Self::fill(&engine, meta, state).and_then(|filled| {
-            self.home.switch(&engine, last)?;
-            Ok(filled)
-        });
-        let Filled { loaded, late } = match filled {
+        let Filled { loaded, late } = match Self::fill(&engine, meta, state) {
             Ok(filled) => filled,
             Err(error) => {
                 engine.retire();
                 return Err(error);
             }
         };
+        // If this fails nobody knows which store is the current one after a crash: both must stay.
+        self.home.switch(&engine, last)?;
         if !late.is_empty() {
             engine.load(late)?;
             engine.flush()?;

@@ -123,3 +123,105 @@ impl Pass {
         removals.extend(self.tombstone.take().map(|row| (row, None)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::store::Visit;
+    use crate::store::rows::{Version, encode_version};
+
+    /// Rows in order, and what was removed of them, in order.
+    struct Rows {
+        rows: Vec<(Vec<u8>, Vec<u8>)>,
+        removed: Mutex<Vec<RowChange>>,
+    }
+
+    impl Rows {
+        fn of(versions: &[(&str, u64, Option<usize>)]) -> Self {
+            let mut rows = Vec::new();
+            for (key, revision, value) in versions {
+                let version = Version {
+                    mod_revision: *revision,
+                    create_revision: 1,
+                    version: 1,
+                    value: value.map(|bytes| vec![b'v'; bytes].into()),
+                };
+                let encoded = encode_version(key.as_bytes(), &version);
+                rows.push((encoded.key, encoded.value));
+            }
+            rows.sort();
+            Self { rows, removed: Mutex::default() }
+        }
+    }
+
+    impl Store for Rows {
+        fn get(&self, _: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+            Ok(None)
+        }
+        fn scan(&self, from: &[u8], _: Option<&[u8]>, visit: &mut Visit<'_>) -> Result<(), StoreError> {
+            let rows = self.rows.iter().filter(|(key, _)| key.as_slice() >= from);
+            rows.map(|(key, value)| visit(key, value)).find(ControlFlow::is_break);
+            Ok(())
+        }
+        fn write(&self, _: Vec<RowChange>) -> Result<(), StoreError> {
+            unreachable!("the sweep needs no atomic batch")
+        }
+        fn load(&self, changes: Vec<RowChange>) -> Result<(), StoreError> {
+            self.removed.lock().unwrap().extend(changes);
+            Ok(())
+        }
+        fn flush(&self) -> Result<(), StoreError> {
+            Ok(())
+        }
+        fn disk_bytes(&self) -> Result<u64, StoreError> {
+            Ok(0)
+        }
+    }
+
+    // Whatever part of the removals a crash leaves done, no older version comes to light: a deletion goes after what it
+    // hides, and the parts of a value go before the row that knows of them.
+    #[test]
+    fn what_hides_goes_last() {
+        let rows = Rows::of(&[
+            ("a", 1, Some(1)),
+            ("a", 2, Some(20_000)),
+            ("a", 3, None),
+            ("a", 9, Some(1)),
+            ("b", 4, Some(1)),
+            ("b", 5, Some(1)),
+            ("c", 6, None),
+            ("d", 8, None),
+        ]);
+        Sweep::default().step(&rows, 7).unwrap();
+        let removed: Vec<_> = rows.removed.into_inner().unwrap();
+        let data = |key: &str, revision| (rows::data_key(key.as_bytes(), revision), None);
+        let row = rows::data_key(b"a", 2);
+        let parts = rows::part_count(row.len(), 20_000);
+        assert!(parts > 1);
+        let mut expected: Vec<RowChange> =
+            (0..parts).map(|number| (rows::part_key(&row, number), None)).collect();
+        expected.extend([data("a", 2), data("a", 1), data("a", 3), data("b", 4), data("c", 6)]);
+        expected.push((rows::SWEPT.to_vec(), Some(7_u64.to_le_bytes().to_vec())));
+        assert_eq!(removed, expected);
+    }
+
+    // A pass goes on where the last step ended, in the middle of a key too, and a floor that was reached is not swept
+    // again.
+    #[test]
+    fn a_long_pass_takes_several_steps() {
+        let versions: Vec<_> =
+            (1..=STEP_ROWS_MAX as u64 + 10).map(|revision| ("a", revision, Some(1))).collect();
+        let rows = Rows::of(&versions);
+        let sweep = Sweep::default();
+        let newest = versions.len() as u64;
+        sweep.step(&rows, newest).unwrap();
+        assert_eq!(rows.removed.lock().unwrap().len(), STEP_ROWS_MAX - 1);
+        sweep.step(&rows, newest).unwrap();
+        assert_eq!(rows.removed.lock().unwrap().len(), versions.len());
+        sweep.step(&rows, newest).unwrap();
+        assert_eq!(rows.removed.lock().unwrap().len(), versions.len());
+    }
+}

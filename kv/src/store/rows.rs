@@ -235,3 +235,57 @@ pub(crate) const SESSIONS: (&[u8], &[u8]) = (&[SESSION], &[SESSION + 1]);
 
 /// How many bytes of a session go into one row.
 pub(crate) const SESSION_PART_BYTES: usize = ROW_BYTES_MAX - 13;
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key() -> impl Strategy<Value = Vec<u8>> {
+        vec(prop_oneof![Just(0), Just(1), Just(0xFE), Just(0xFF), any::<u8>()], 1..8)
+    }
+
+    proptest! {
+        #[test]
+        fn rows_sort_as_keys_do_and_newest_first(a in key(), b in key(), r in 0..4_u64, s in 0..4_u64) {
+            let (left, right) = (data_key(&a, r), data_key(&b, s));
+            prop_assert_eq!(left.cmp(&right), a.cmp(&b).then(s.cmp(&r)));
+            prop_assert_eq!(parse_data_key(&left), Some((Bytes::from(a.clone()), r)));
+            prop_assert_eq!(data_bound(&b) <= left, b <= a);
+            prop_assert_eq!(data_bound_after(&b) <= left, b < a);
+        }
+
+        #[test]
+        fn bytes_that_are_no_row_are_refused(bytes in vec(any::<u8>(), 0..24)) {
+            let _ = parse_data_key(&bytes);
+            let _ = parse_data_value(&bytes);
+            let _ = parse_session_key(&bytes);
+        }
+    }
+
+    // sled keeps what is over its limits in files that it never syncs.
+    #[test]
+    fn no_row_is_over_the_limits() {
+        use crate::limits::KEY_BYTES_MAX;
+        let keys = [vec![b'k'; 1], vec![b'k'; KEY_BYTES_MAX], vec![0; KEY_BYTES_MAX / 2]];
+        for (key, bytes) in
+            keys.iter().flat_map(|key| [0, 5_600, 5_700, 6_100, 6_200, 90_000].map(|n| (key, n)))
+        {
+            let value = Some(Bytes::from(vec![b'v'; bytes]));
+            let encoded =
+                encode_version(key, &Version { mod_revision: 7, create_revision: 7, version: 1, value });
+            let rows = std::iter::once((&encoded.key, &encoded.value))
+                .chain(encoded.parts.iter().map(|(key, value)| (key, value)));
+            for (key, value) in rows {
+                assert!(key.len() <= ROW_KEY_BYTES_MAX, "{}", key.len());
+                assert!(key.len() + value.len() <= ROW_BYTES_MAX, "{}", key.len() + value.len());
+            }
+        }
+        let (segment, quarter) = (512 * 1024, 4);
+        let message_max = segment / quarter - 20 - 32;
+        assert!(20 * ROW_BYTES_MAX <= message_max);
+        assert!(260 * (ROW_KEY_BYTES_MAX + 12) + 2 * ROW_KEY_BYTES_MAX <= message_max);
+    }
+}

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use kv::command::{Command, CommandBody, KeyRange, Operation, Range, Response, Txn, TxnOperation};
+use kv::state_machine::SessionLimits;
 use kv::store::{MemoryPlatter, StoreKind};
 use raft::core::{LogId, Payload};
 use raft::state_machine::StateMachine;
@@ -35,7 +36,7 @@ fn a_checkpoint_may_be_cut_off_anywhere() {
             history(&mut w);
             let before = w.fingerprint();
             let job = w.machine().begin_checkpoint();
-            w.fail_disk_after(calls);
+            w.cut_power_after(calls);
             let done = job();
             w.crash();
             assert_eq!(w.machine().lost(), None, "{kind:?}, {calls} calls");
@@ -65,7 +66,7 @@ fn an_install_may_be_cut_off_anywhere() {
             w.put("old", "state");
             w.checkpoint();
             let old = w.fingerprint();
-            w.fail_disk_after(calls);
+            w.cut_power_after(calls);
             let done = w.install(&meta, &bytes);
             w.crash();
             assert_eq!(w.machine().lost(), None, "{kind:?}, {calls} calls");
@@ -428,6 +429,29 @@ fn compacted_history_leaves_the_store() {
         w.crash();
         w.replay();
         assert_eq!(w.range(&range(KeyRange::Key("k0".into()))).unwrap().kvs[0].version, 1);
+    }
+}
+
+// A session that takes several rows and later fewer leaves nothing behind that would be taken for a part of it.
+#[test]
+fn a_session_may_shrink() {
+    for kind in KINDS {
+        let mut w = World::with_limits(kind, SessionLimits::default());
+        let s = w.open_session(1_000);
+        w.put("a", &"x".repeat(30_000));
+        let first = w.stamped(s, 1, 0, Operation::Put(put_of("a", "1", true)));
+        w.checkpoint();
+        w.crash();
+        assert_eq!(w.stamped(s, 1, 0, put("a", "9")), first);
+        w.stamped(s, 2, 2, put("a", "2"));
+        w.checkpoint();
+        w.crash();
+        assert_eq!(w.machine().lost(), None);
+        w.stamped(s, 3, 3, put("a", "3"));
+        w.command(CommandBody::CloseSession { session: s });
+        w.checkpoint();
+        w.crash();
+        assert_eq!(w.reader.stats().unwrap().sessions, 0);
     }
 }
 

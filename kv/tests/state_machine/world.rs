@@ -16,18 +16,51 @@ use raft::core::{Configuration, Entry, Index, LogId, NodeId, Payload, SnapshotMe
 use raft::disk::{DirLock, Disk, File, OpenMode, RealDisk, SharedDisk};
 use raft::state_machine::{StateMachine, StateMachineError};
 
-/// A real disk that fails for good after so many calls that change something.
-pub(crate) struct FailingDisk {
+/// The power of one node: it goes off after so many disk calls that change something. From then on these fail, and so
+/// does every flush of a memory engine.
+#[derive(Clone)]
+pub(crate) struct Power {
     left: Arc<AtomicI64>,
+    store: StoreKind,
 }
+
+impl Power {
+    fn on(store: StoreKind) -> Self {
+        Self { left: Arc::new(AtomicI64::new(i64::MAX)), store }
+    }
+
+    fn cut_after(&self, calls: i64) {
+        self.left.store(calls, Ordering::Relaxed);
+        if calls == 0 {
+            self.cut();
+        }
+    }
+
+    fn cut(&self) {
+        if let StoreKind::Memory(platter) = &self.store {
+            platter.cut_power();
+        }
+    }
+
+    fn call<T>(&self, call: impl FnOnce() -> std::io::Result<T>) -> std::io::Result<T> {
+        let left = self.left.fetch_sub(1, Ordering::Relaxed);
+        if left <= 0 {
+            return Err(std::io::Error::other("power off"));
+        }
+        let done = call();
+        if left == 1 {
+            self.cut();
+        }
+        done
+    }
+}
+
+/// A real disk whose power may go off.
+pub(crate) struct FailingDisk(Power);
 
 struct FailingFile {
     file: Box<dyn File>,
-    left: Arc<AtomicI64>,
-}
-
-fn spend(left: &AtomicI64) -> std::io::Result<()> {
-    if left.fetch_sub(1, Ordering::Relaxed) > 0 { Ok(()) } else { Err(std::io::Error::other("power off")) }
+    power: Power,
 }
 
 impl File for FailingFile {
@@ -35,23 +68,19 @@ impl File for FailingFile {
         self.file.read_at(buf, offset)
     }
     fn write_at(&self, data: &[u8], offset: u64) -> std::io::Result<()> {
-        spend(&self.left)?;
-        self.file.write_at(data, offset)
+        self.power.call(|| self.file.write_at(data, offset))
     }
     fn sync_data(&self) -> std::io::Result<()> {
-        spend(&self.left)?;
-        self.file.sync_data()
+        self.power.call(|| self.file.sync_data())
     }
     fn len(&self) -> std::io::Result<u64> {
         self.file.len()
     }
     fn set_len(&self, len: u64) -> std::io::Result<()> {
-        spend(&self.left)?;
-        self.file.set_len(len)
+        self.power.call(|| self.file.set_len(len))
     }
     fn preallocate(&self, len: u64) -> std::io::Result<()> {
-        spend(&self.left)?;
-        self.file.preallocate(len)
+        self.power.call(|| self.file.preallocate(len))
     }
 }
 
@@ -66,21 +95,18 @@ impl Disk for FailingDisk {
         RealDisk.exists(path)
     }
     fn open(&self, path: &Path, mode: OpenMode) -> std::io::Result<Box<dyn File>> {
-        if mode == OpenMode::CreateNew {
-            spend(&self.left)?;
-        }
-        Ok(Box::new(FailingFile { file: RealDisk.open(path, mode)?, left: self.left.clone() }))
+        let open = || RealDisk.open(path, mode);
+        let file = if mode == OpenMode::CreateNew { self.0.call(open) } else { open() }?;
+        Ok(Box::new(FailingFile { file, power: self.0.clone() }))
     }
     fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
-        spend(&self.left)?;
-        RealDisk.rename(from, to)
+        self.0.call(|| RealDisk.rename(from, to))
     }
     fn remove_file(&self, path: &Path) -> std::io::Result<()> {
-        spend(&self.left)?;
-        RealDisk.remove_file(path)
+        self.0.call(|| RealDisk.remove_file(path))
     }
     fn sync_dir(&self, path: &Path) -> std::io::Result<()> {
-        RealDisk.sync_dir(path)
+        self.0.call(|| RealDisk.sync_dir(path))
     }
     fn lock_dir(&self, path: &Path) -> std::io::Result<DirLock> {
         RealDisk.lock_dir(path)
@@ -105,7 +131,8 @@ pub(crate) const LIMITS: SessionLimits =
 pub(crate) struct World {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) store: StoreKind,
-    left: Arc<AtomicI64>,
+    power: Power,
+    limits: SessionLimits,
     machine: Option<KvStateMachine>,
     pub(crate) reader: KvReader,
     pub(crate) log: Vec<Entry>,
@@ -121,16 +148,20 @@ fn scratch() -> tempfile::TempDir {
 
 fn open(
     dir: &Path,
-    store: &StoreKind,
-    left: &Arc<AtomicI64>,
+    power: &Power,
+    sessions: SessionLimits,
 ) -> Result<(KvStateMachine, KvReader), StateMachineError> {
-    let disk: SharedDisk = Arc::new(FailingDisk { left: left.clone() });
-    let options = KvOptions { dir: dir.join("node/store"), store: store.clone(), sessions: LIMITS };
+    let disk: SharedDisk = Arc::new(FailingDisk(power.clone()));
+    let options = KvOptions { dir: dir.join("node/store"), store: power.store.clone(), sessions };
     KvStateMachine::open(disk, options)
 }
 
 impl World {
     pub(crate) fn new(kind: Kind) -> Self {
+        Self::with_limits(kind, LIMITS)
+    }
+
+    pub(crate) fn with_limits(kind: Kind, limits: SessionLimits) -> Self {
         let dir = scratch();
         let store = match kind {
             Kind::Memory => StoreKind::Memory(MemoryPlatter::default()),
@@ -140,12 +171,12 @@ impl World {
                 StoreKind::Sled(options)
             }
         };
-        let left = Arc::new(AtomicI64::new(i64::MAX));
-        let (machine, reader) = open(dir.path(), &store, &left).unwrap();
+        let power = Power::on(store.clone());
+        let (machine, reader) = open(dir.path(), &power, limits).unwrap();
         assert_eq!(machine.lost(), None);
         assert_eq!(machine.applied().last, LogId::ZERO);
         let (log, responses) = (Vec::new(), Vec::new());
-        Self { dir, store, left, machine: Some(machine), reader, log, responses, now_ms: 0 }
+        Self { dir, store, power, limits, machine: Some(machine), reader, log, responses, now_ms: 0 }
     }
 
     pub(crate) fn machine(&mut self) -> &mut KvStateMachine {
@@ -226,7 +257,7 @@ impl World {
     /// Opens again what is there, as after a crash; the error if that fails.
     pub(crate) fn try_crash(&mut self) -> Result<(), StateMachineError> {
         self.close();
-        let (machine, reader) = open(self.dir.path(), &self.store, &self.left)?;
+        let (machine, reader) = open(self.dir.path(), &self.power, self.limits)?;
         self.machine = Some(machine);
         self.reader = reader;
         Ok(())
@@ -236,17 +267,15 @@ impl World {
     pub(crate) fn close(&mut self) {
         self.machine = None;
         self.reader = Self::detached_reader();
-        if let StoreKind::Memory(platter) = &self.store {
-            platter.cut_power();
-        }
-        self.left.store(i64::MAX, Ordering::Relaxed);
+        self.power.cut();
+        self.power = Power::on(self.store.clone());
     }
 
     /// A reader of nothing, to let go of the one that holds a store open.
     fn detached_reader() -> KvReader {
         let dir = scratch();
         let store = StoreKind::Memory(MemoryPlatter::default());
-        open(dir.path(), &store, &Arc::new(AtomicI64::new(i64::MAX))).unwrap().1
+        open(dir.path(), &Power::on(store), LIMITS).unwrap().1
     }
 
     /// Applies what of the log is not applied, and demands the responses of the first time.
@@ -275,9 +304,9 @@ impl World {
         self.machine().install(meta, from)
     }
 
-    /// Fails every disk call that changes anything, after `calls` more.
-    pub(crate) fn fail_disk_after(&mut self, calls: i64) {
-        self.left.store(calls, Ordering::Relaxed);
+    /// The power goes off after `calls` more disk calls that change something.
+    pub(crate) fn cut_power_after(&mut self, calls: i64) {
+        self.power.cut_after(calls);
     }
 
     /// Everything that can be compared between nodes that applied the same.

@@ -325,7 +325,9 @@ impl<S: StateMachine> EventLoop<S> {
     /// Applies a group, unless so much is applied and not yet in the store that the checkpoint under way must end
     /// first. What is held back counts against the log in memory, so proposals are refused in the end.
     fn apply(&mut self, entries: Vec<Entry>, waiters: Vec<Waiter<S::Response>>) {
-        if self.state.checkpointing && self.state.unsaved_bytes >= self.options.checkpoint_bytes {
+        let full = self.state.checkpointing && self.state.unsaved_bytes >= self.options.checkpoint_bytes;
+        if full || !self.held_back.is_empty() {
+            // Behind what is held back already, or it would overtake it.
             self.held_back.push((entries, waiters));
             return;
         }

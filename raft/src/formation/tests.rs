@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::clock::Clock;
+use crate::clock::{BoxFuture, Clock};
 use crate::identity::{IDENTITY_FILE, load, open};
 use crate::net::Net;
 use crate::transport::testing::{CrashDisk, Dialling, Inline, Lines, PausedClock, TestNet, Unsynced, within};
@@ -51,9 +51,9 @@ impl World {
         id: u64,
         disk: &CrashDisk,
         listed: &[u64],
-    ) -> impl Future<Output = Result<Formed, FormationError>> + use<> {
+    ) -> BoxFuture<'static, Result<Formed, FormationError>> {
         let config = self.config(disk, listed);
-        async move {
+        Box::pin(async move {
             let identity = open(&*config.disk, &config.data_dir, NodeId(id), config.seed)?;
             let mut listener = config.net.listen(&format!("n{id}")).await.unwrap();
             let identity = form(config.clone(), identity, &mut *listener).await?;
@@ -73,7 +73,7 @@ impl World {
                 seed: config.seed,
             };
             Ok(Formed { identity, _transport: Transport::start(transport, listener) })
-        }
+        })
     }
 
     /// Starts three nodes at once and waits for all.

@@ -23,7 +23,6 @@ use crate::net::{BoxStream, Listener, Net};
 pub(crate) struct PausedClock(tokio::time::Instant);
 
 impl PausedClock {
-    #[expect(clippy::disallowed_methods, reason = "virtual time")]
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self(tokio::time::Instant::now()))
     }

@@ -73,8 +73,8 @@ impl Tail {
     }
 
     /// Makes durable what recovery read, and sets a mark that tells so, and that tells the records of this opening
-    /// from what a torn tail left behind. `bytes` is the content of the file. Without room for a mark nothing more
-    /// may be put.
+    /// from what a torn tail left behind. `bytes` is the content of the file. Where there is no room for a mark there
+    /// is none for a record either: the next one begins a new segment.
     ///
     /// The valid records behind the attested point are written once more, as they are: if their sync failed in an
     /// earlier process, the page cache may hold them as clean although they never reached the disk, and a sync

@@ -164,6 +164,19 @@ impl World {
         if self.rng.chance(self.plan.partition) {
             self.partition();
         }
+        if self.rng.chance(self.plan.drop) {
+            self.at_some(|node| node.raft.is_some(), Self::lose_connection);
+        }
+    }
+
+    /// A connection breaks: what is on its way is lost, and the sender is told.
+    fn lose_connection(&mut self, node: usize) {
+        let from = self.nodes[node].id;
+        let to = NodeId(self.rng.below(self.nodes.len()) as u64 + 1);
+        self.messages.retain(|message| message.from != from || message.to != to);
+        let Some(raft) = self.nodes[node].raft.as_mut() else { return };
+        raft.report_unreachable(to);
+        self.observe(node);
     }
 
     fn deliver_some(&mut self) {

@@ -97,7 +97,14 @@ fn a_crash_anywhere_leaves_a_whole_snapshot() {
                 assert_eq!(again, found, "{context}: opening crashed after {j} calls");
             }
         }
-        assert!(newest(&disk.process_crash_image(), "process crash") >= Some(committed));
+        let image = disk.process_crash_image();
+        let found = newest(&image, "process crash");
+        assert!(found >= Some(committed));
+        for seed in 0..32 {
+            // What another process took for the newest, and removed others for, must stay.
+            let context = format!("process crash after {k} calls, then a power loss, fate {seed}");
+            assert_eq!(newest(&image.power_loss_image(seed), &context), found, "{context}");
+        }
         if result.is_ok() {
             return;
         }

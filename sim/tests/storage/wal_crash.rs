@@ -107,6 +107,14 @@ fn appends_in_one_segment() {
     enumerate(&[vote(), append(2, 20), Op::Sync, append(3, 70), vote(), append(1, 0), Op::Sync], TINY);
 }
 
+/// Segments so full that there is no room for a record, or for a mark, or for anything.
+#[test]
+fn full_segments() {
+    for size in [340, 366, 380, 389] {
+        enumerate(&[append(1, size), Op::Sync, Op::Attest, append(1, 0), Op::Attest], TINY);
+    }
+}
+
 /// Groups of several sectors, which a power loss tears.
 #[test]
 fn torn_groups() {
@@ -223,6 +231,8 @@ fn a_failed_call_stops_the_log() {
         Op::Sync,
         append(3, 200),
         Op::Sync,
+        append(2, 600),
+        Op::Sync,
         cut(2, 2, 50),
         Op::Sync,
         Op::Compact { keep: 0 },
@@ -233,38 +243,43 @@ fn a_failed_call_stops_the_log() {
         Op::Sync,
     ];
     let mut failures = 0;
-    for kind in [Call::Write, Call::SyncData, Call::Resize, Call::Name, Call::SyncDir] {
-        for n in 0.. {
-            let disk = new_disk(n);
-            let mut model = Model::new();
-            let mut wal = create(shared(&disk), &dir(), TINY).unwrap();
-            disk.fail_after(kind, n);
-            let result = script.iter().try_for_each(|op| model.apply(&mut wal, op));
-            let Err(error) = result else { break };
-            failures += 1;
-            assert!(matches!(error, WalError::Io { .. }), "{error}");
-            let calls = disk.calls();
-            let later =
-                [wal.append(None, &[]), wal.sync(), wal.attest(), wal.compact(wal.stats().prev.index)];
-            for result in later.into_iter().chain([wal.reset(wal.stats().last)]) {
-                assert!(matches!(result, Err(WalError::Poisoned { .. })), "{kind:?} {n}: {result:?}");
-            }
-            assert_eq!(disk.calls(), calls, "a stopped log touched the disk");
-            drop(wal);
-            // Another process may find in the page cache what never reached the disk. If it goes on with that, it
-            // must have made it durable.
-            let image = disk.process_crash_image();
-            let recovered = recover(&image, TINY, "another process");
-            model.check(&recovered, "another process");
-            let durable = recover(&image.durable_image(), TINY, "power loss after that");
-            assert!(same(&durable, &recovered), "{kind:?} {n}: {recovered:?}\nbut durable was {durable:?}");
-            for seed in 0..FATES {
-                let context = format!("{kind:?} {n}, fate {seed}");
-                model.check(&recover(&disk.power_loss_image(seed), TINY, &context), &context);
-            }
+    for segment_bytes in [1024, 8192] {
+        let options = WalOptions { segment_bytes, ..TINY };
+        for kind in [Call::Write, Call::SyncData, Call::Resize, Call::Name, Call::SyncDir] {
+            // The count of calls differs from kind to kind; behind the last one nothing fails.
+            failures += (0..).take_while(|n| fail(kind, *n, options, &script)).count();
         }
     }
-    assert!(failures > 30, "{failures}");
+    assert!(failures > 60, "{failures}");
+}
+
+/// Fails one call; false if there were not so many.
+fn fail(kind: Call, n: u64, options: WalOptions, script: &[Op]) -> bool {
+    let disk = new_disk(n);
+    let mut model = Model::new();
+    let mut wal = create(shared(&disk), &dir(), options).unwrap();
+    disk.fail_after(kind, n);
+    let Err(error) = script.iter().try_for_each(|op| model.apply(&mut wal, op)) else { return false };
+    assert!(matches!(error, WalError::Io { .. }), "{error}");
+    let calls = disk.calls();
+    let later = [wal.append(None, &[]), wal.sync(), wal.attest(), wal.compact(wal.stats().prev.index)];
+    for result in later.into_iter().chain([wal.reset(wal.stats().last)]) {
+        assert!(matches!(result, Err(WalError::Poisoned { .. })), "{kind:?} {n}: {result:?}");
+    }
+    assert_eq!(disk.calls(), calls, "a stopped log touched the disk");
+    drop(wal);
+    // Another process may find in the page cache what never reached the disk. If it goes on with that, it must have
+    // made it durable.
+    let image = disk.process_crash_image();
+    let recovered = recover(&image, options, "another process");
+    model.check(&recovered, "another process");
+    let durable = recover(&image.durable_image(), options, "power loss after that");
+    assert!(same(&durable, &recovered), "{kind:?} {n}: {recovered:?}\nbut durable was {durable:?}");
+    for seed in 0..FATES {
+        let context = format!("{kind:?} {n}, fate {seed}");
+        model.check(&recover(&disk.power_loss_image(seed), options, &context), &context);
+    }
+    true
 }
 
 proptest! {
