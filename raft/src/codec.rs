@@ -265,6 +265,12 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Ok(self.buffer.get(FRAME_HEADER_BYTES..self.given_bytes))
     }
 
+    /// How much of the next frame has come so far: by this one sees that a long frame is on its way, though slowly.
+    #[must_use]
+    pub fn buffered_bytes(&self) -> usize {
+        self.buffer.len() - self.given_bytes
+    }
+
     /// Reads once; whether anything came. Room is made for the frame at the front if its length is known, and it
     /// has been checked by then.
     async fn fill(&mut self) -> Result<bool, FrameError> {

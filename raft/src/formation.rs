@@ -149,14 +149,14 @@ pub async fn form(
         record = asking.run() => record?,
         never = answer(&reception, &listed, listener) => match never {},
     };
-    tracing::info!(cluster = %ClusterId(record.cluster), members = ?record.members.keys(), "the cluster is formed");
+    let cluster = ClusterId(record.cluster);
     let identity = Identity { cluster: Some(record), ..identity };
     let lane = config.blocking.lane("identity");
     let (disk, dir, formed) = (config.disk, config.data_dir, identity.clone());
-    match on_lane(&lane, move || identity::store(&*disk, &dir, &formed)).await {
-        Some(stored) => stored.map(|()| identity).map_err(FormationError::from),
-        None => Err(FormationError::Stopped),
-    }
+    let stored = on_lane(&lane, move || identity::store(&*disk, &dir, &formed)).await;
+    stored.ok_or(FormationError::Stopped)??;
+    tracing::info!(%cluster, members = ?listed, "the cluster is formed");
+    Ok(identity)
 }
 
 /// Answers the other members, until dropped.

@@ -463,6 +463,43 @@ fn a_refused_handshake_is_told_word_for_word() {
 }
 
 #[test]
+fn a_request_of_which_no_byte_left_is_sent_elsewhere_when_its_connection_breaks() {
+    run(async {
+        let (net, log) = (net(), Log::default());
+        let mut listener = net.listen("a").await.unwrap();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            drop(listener);
+            let mut frames = FrameStream::new(stream, FRAME_BYTES_MAX);
+            let hello: ClientHello = frames.receive().await.unwrap().unwrap();
+            frames.push(&ServerHello::answer(&hello, NodeId(1), 10_000)).unwrap();
+            frames.send().await.unwrap();
+            // It reads nothing more: the stream takes 64 KiB, and then breaks.
+            raft::clock::sleep(&TestClock, Duration::from_secs(1)).await;
+        });
+        server(&net, "b", &log, |n, _| put_done(n as u64)).await;
+        let client = client(&net, &["a", "b"]);
+        let puts: Vec<_> = (0..12)
+            .map(|_| {
+                let client = client.clone();
+                tokio::spawn(async move { client.put("k", vec![0; 9_000]).await })
+            })
+            .collect();
+        let (mut done, mut unknown) = (0, 0);
+        for put in puts {
+            match put.await.unwrap() {
+                Ok(_) => done += 1,
+                Err(ClientError::Unknown { .. }) => unknown += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        // Seven and a part of the eighth have left.
+        assert_eq!((unknown, done), (8, 4));
+        assert_eq!(sent_to(&log), ["b"; 4]);
+    });
+}
+
+#[test]
 fn many_requests_share_a_connection() {
     run(async {
         let (net, log) = (net(), Log::default());

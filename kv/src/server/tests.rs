@@ -181,6 +181,11 @@ fn until_its_node_runs_a_server_knows_of_no_leader_but_answers() {
         }
         let client = client(&net, &["client1"]);
         assert_eq!(client.members().await.unwrap().len(), 3);
+        server.service.stop();
+        frames.push(&Request { id: 9, body: put("k", vec![]) }).unwrap();
+        frames.send().await.unwrap();
+        let answer: Answer = frames.receive().await.unwrap().unwrap();
+        assert_eq!(answer.outcome, Outcome::NotDone(NotDone::ShuttingDown));
         assert_eq!(client.status("client1").await.unwrap().voters, [1, 2, 3]);
         server.shutdown().await;
     });
@@ -379,12 +384,33 @@ fn who_says_nothing_or_reads_nothing_is_dropped() {
 }
 
 #[test]
+fn requests_are_not_read_while_their_answers_are_not() {
+    run(async {
+        let (net, dir) = (net(), tempfile::tempdir().unwrap());
+        let (node, client) =
+            one(&net, dir.path(), |options| options.shutdown_timeout = Duration::from_millis(50)).await;
+        client.put("large", vec![0; 1 << 20]).await.unwrap();
+        let mut deaf = raw(&net).await;
+        let request = |id| Request { id, body: RequestBody::Range { range: all(), serializable: true } };
+        for id in 0..100_000 {
+            deaf.push(&request(id)).unwrap();
+        }
+        let sent = clock::timeout(&raft::clock::RealClock, Duration::from_millis(500), deaf.send()).await;
+        assert!(sent.is_err(), "the server took {} bytes of requests", deaf.written_bytes());
+        node.shutdown().await;
+    });
+}
+
+#[test]
 fn connections_beyond_the_limit_are_turned_away() {
     run(async {
         let (net, dir) = (net(), tempfile::tempdir().unwrap());
         let (node, _client) = one(&net, dir.path(), |options| options.limits.connections_max = 2).await;
         let _second = raw(&net).await;
         let mut third = FrameStream::new(net.connect("client1").await.unwrap(), FRAME_BYTES_MAX);
+        third.push(&ClientHello::CURRENT).unwrap();
+        // It may be closed already.
+        let _ = third.send().await;
         assert!(third.receive::<ServerHello>().await.unwrap().is_none());
         node.shutdown().await;
     });

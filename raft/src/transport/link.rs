@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{ReadHalf, WriteHalf};
 
 use super::dial::{DialError, Dialled, dial};
 use super::handshake::{Purpose, Refusal, check_accept};
 use super::outbox::Outbox;
-use super::support::{Backoff, Ticker};
+use super::support::{Backoff, TICKS, Ticker, write_some};
 use super::{Incoming, Shared};
 use crate::clock::sleep;
 use crate::codec::{FrameError, FrameReader};
@@ -32,14 +32,12 @@ pub(super) enum Frame {
     Ping,
 }
 
-/// All that travels against the direction of the stream once the handshake is over.
+/// All that travels against the direction of the stream once the handshake is over: the answer to a ping, which is
+/// also given unasked while a long frame is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Pong {
     Pong,
 }
-
-/// A stream is looked after this many times within `read_idle_max`.
-pub(super) const TICKS: u32 = 4;
 
 /// Why a stream to a peer ended.
 #[derive(Debug, thiserror::Error)]
@@ -155,18 +153,18 @@ impl Link {
                 continue;
             }
             let mut out = Buf::chain(control.as_ref(), appends.as_ref());
-            while out.has_remaining() {
+            let mut unflushed = true;
+            while unflushed {
                 tokio::select! {
                     biased;
                     pong = reader.read::<Pong>() => watch.heard(pong)?,
                     () = watch.ticker.tick() => watch.ticked(&self.outbox, true)?,
-                    written = writer.write_buf(&mut out) => match written.map_err(FrameError::Io)? {
-                        0 => return Err(Ended::Closed),
-                        _ => watch.stalled_ticks = 0,
-                    },
+                    written = write_some(&mut writer, &mut out, &mut unflushed) => {
+                        written.map_err(FrameError::Io)?;
+                        watch.stalled_ticks = 0;
+                    }
                 }
             }
-            writer.flush().await.map_err(FrameError::Io)?;
             control.clear();
             appends.clear();
         }

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Buf;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -85,6 +88,39 @@ impl Ticker {
     }
 }
 
+/// A stream is looked after this many times within `read_idle_max`.
+pub(crate) const TICKS: u32 = 4;
+
+/// Counts the ticks in which nothing came from the other end.
+#[derive(Debug, Default)]
+pub(crate) struct Patience {
+    idle_ticks: u32,
+    /// How much of the next frame was there at the last tick.
+    buffered_bytes: usize,
+}
+
+/// What a tick found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patient {
+    /// More of the next frame has come.
+    Moving,
+    /// Nothing has come, not for too long yet.
+    Waiting,
+    /// The other end is gone.
+    GaveUp,
+}
+
+impl Patience {
+    pub(crate) fn ticked(&mut self, buffered_bytes: usize) -> Patient {
+        if std::mem::replace(&mut self.buffered_bytes, buffered_bytes) != buffered_bytes {
+            self.idle_ticks = 0;
+            return Patient::Moving;
+        }
+        self.idle_ticks += 1;
+        if self.idle_ticks > TICKS { Patient::GaveUp } else { Patient::Waiting }
+    }
+}
+
 /// Waits that double from a smallest to a largest, each shortened by up to half at random, so that peers that lost
 /// each other together do not come back together.
 #[derive(Debug)]
@@ -149,6 +185,25 @@ impl LogLimiter {
         }
         seen.insert(topic, (now, 0));
         Some(0)
+    }
+}
+
+/// Writes some of `out`, or flushes what was written before. Remembers in `unflushed` what is left to do, so that it
+/// may be cancelled and called again until `out` is empty and nothing is unflushed.
+pub(crate) async fn write_some<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    out: &mut impl Buf,
+    unflushed: &mut bool,
+) -> io::Result<()> {
+    if !out.has_remaining() {
+        writer.flush().await?;
+        *unflushed = false;
+        return Ok(());
+    }
+    *unflushed = true;
+    match writer.write_buf(out).await? {
+        0 => Err(io::ErrorKind::WriteZero.into()),
+        _ => Ok(()),
     }
 }
 

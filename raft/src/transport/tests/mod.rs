@@ -171,7 +171,17 @@ async fn write(dialled: &mut Dialled, messages: &[Message]) {
     dialled.writer.flush().await.unwrap();
 }
 
-/// Whether the other end of a stream dialled by hand has hung up.
-async fn hung_up(dialled: &mut Dialled) -> bool {
-    matches!(within(LONG, dialled.reader.read_body()).await, Ok(None) | Err(_))
+/// Writes to a stream dialled by hand, so slowly that it takes several times as long as a stream may be silent.
+async fn trickle(world: &World, dialled: &mut Dialled, bytes: &[u8]) {
+    let step = PeerOptions::default().read_idle_max / 5;
+    for piece in bytes.chunks(bytes.len().div_ceil(20)) {
+        dialled.writer.write_all(piece).await.unwrap();
+        crate::clock::sleep(&*world.clock, step).await;
+    }
+}
+
+/// Waits until the other end of a stream dialled by hand hangs up, be it after some answers.
+async fn hung_up(dialled: &mut Dialled) {
+    let end = async { while let Ok(Some(_)) = dialled.reader.read_body().await {} };
+    within(LONG, end).await;
 }

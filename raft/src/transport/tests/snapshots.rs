@@ -183,7 +183,7 @@ async fn wrong_frames_end_the_transfer() {
     bent[1000] ^= 1;
     let Frame::Chunk { bytes: foreign, .. } = &other[2] else { panic!() };
     let cases = [
-        (change(2, other[2].clone()), "of transfer 8 within 7"),
+        (change(2, other[2].clone()), "of transfer 8 within Some(7)"),
         (change(2, Frame::Chunk { transfer: 7, number: 1, bytes: foreign.clone() }), "checksum is wrong"),
         (change(2, Frame::Chunk { transfer: 7, number: 1, bytes: bent.into() }), "checksum is wrong"),
         (change(2, good[3].clone()), "chunk 2 where 1 was expected"),
@@ -192,7 +192,7 @@ async fn wrong_frames_end_the_transfer() {
         (change(3, Frame::End { transfer: 7, chunks: 2 }), "not complete"),
         (change(3, Frame::End { transfer: 7, chunks: 9 }), "chunk 9 where 2"),
         (good[1..].to_vec(), "no beginning"),
-        (change(0, other[0].clone()), "of transfer 7 within 8"),
+        (change(0, other[0].clone()), "of transfer 7 within Some(8)"),
     ];
     for (frames, words) in cases {
         let replies = offer(&world, &frames).await;
@@ -217,6 +217,25 @@ async fn a_chunk_that_does_not_come_is_waited_for_only_so_long() {
     assert!(world.clock.now().since(before) <= 2 * PeerOptions::default().read_idle_max);
     settle().await;
     assert_eq!(staged_files(&two), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chunk_that_comes_slowly_is_waited_for() {
+    let world = World::new();
+    let one = world.node(1).await;
+    let mut two = world.node(2).await;
+    let mut dialled = world.dial(&Hello { purpose: Purpose::Snapshot, ..hello(1, 2) }).await.unwrap();
+    let mut out = BytesMut::new();
+    for frame in frames(&one, 40, 7, 3000) {
+        encode_frame(&frame, u32::MAX, &mut out).unwrap();
+    }
+    trickle(&world, &mut dialled, &out).await;
+    let mut reply = Reply::Progress { transfer: 0, chunks: 0 };
+    while let Reply::Progress { .. } = reply {
+        reply = within(LONG, dialled.reader.read::<Reply>()).await.unwrap().unwrap();
+    }
+    assert_eq!(reply, Reply::Delivered { transfer: 7 });
+    assert_eq!(two.snapshot().await.2.meta, meta(40));
 }
 
 #[tokio::test(start_paused = true)]

@@ -143,7 +143,7 @@ async fn a_half_open_stream_is_closed_when_its_peer_dials_anew() {
     let _one = world.node(1).await;
     let mut old = world.dial(&hello(2, 1)).await.unwrap();
     let mut new = world.dial(&hello(2, 1)).await.unwrap();
-    assert!(hung_up(&mut old).await);
+    hung_up(&mut old).await;
     write(&mut new, &[heartbeat(2, 1, 1)]).await;
     let mut one = _one;
     assert_eq!(one.message().await, heartbeat(2, 1, 1));
@@ -155,8 +155,24 @@ async fn a_silent_sender_is_given_up() {
     let _one = world.node(1).await;
     let mut quiet = world.dial(&hello(2, 1)).await.unwrap();
     let before = world.clock.now();
-    assert!(hung_up(&mut quiet).await);
+    hung_up(&mut quiet).await;
     assert!(world.clock.now().since(before) <= 2 * PeerOptions::default().read_idle_max);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_frame_on_a_slow_line_is_waited_for_and_its_sender_reassured() {
+    let world = World::new();
+    let mut one = world.node(1).await;
+    let mut dialled = world.dial(&hello(2, 1)).await.unwrap();
+    let mut out = BytesMut::new();
+    encode_frame(&Outgoing::Message(&append(2, 1, 1, 50_000)), u32::MAX, &mut out).unwrap();
+    trickle(&world, &mut dialled, &out).await;
+    assert_eq!(one.message().await, append(2, 1, 1, 50_000));
+    let mut pongs = 0;
+    while let Ok(Some(link::Pong::Pong)) = dialled.reader.read().await {
+        pongs += 1;
+    }
+    assert!(pongs >= 10, "{pongs}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -233,7 +249,7 @@ async fn a_corrupted_byte_anywhere_never_becomes_a_message() {
         if wire.written() >= position {
             assert!(arrived.len() < messages.len(), "byte {position} was not noticed");
             // Its length may have grown: then the stream waits for the rest, until it is found silent.
-            assert!(hung_up(&mut dialled).await);
+            hung_up(&mut dialled).await;
             faults += 1;
         } else {
             assert_eq!(arrived.len(), messages.len());
@@ -252,7 +268,7 @@ async fn a_message_of_someone_else_closes_the_stream() {
         let mut dialled = world.dial(&hello(1, 2)).await.unwrap();
         write(&mut dialled, &[heartbeat(1, 2, 1), wrong, heartbeat(1, 2, 2)]).await;
         assert_eq!(two.message().await, heartbeat(1, 2, 1));
-        assert!(hung_up(&mut dialled).await);
+        hung_up(&mut dialled).await;
         assert!(!two.gathered().await.iter().any(|i| matches!(i, Incoming::Message(_))));
     }
     let logged = lines.with("closed the stream of n1");
