@@ -21,7 +21,7 @@ mod imp {
     use super::*;
     use std::path::Path;
 
-    pub fn main(arguments: &[String]) -> ExitCode {
+    pub(crate) fn main(arguments: &[String]) -> ExitCode {
         if arguments.iter().any(|argument| argument == "--list") {
             println!("simulate: test\n\n1 test, 0 benchmarks");
             return ExitCode::SUCCESS;
@@ -67,7 +67,7 @@ mod imp {
         Part { name: name.into(), run: Box::new(run) }
     }
 
-    pub fn main(arguments: &[String]) -> ExitCode {
+    pub(crate) fn main(arguments: &[String]) -> ExitCode {
         let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
         let mut parts = parts();
         let all = parts.len();

@@ -92,9 +92,9 @@ impl Observer for NodeObserver {
         if seen.start != self.start {
             return;
         }
-        let (role, state) = (seen.role, seen.reader.as_ref().map(KvReader::state_hash));
+        let state = seen.reader.as_ref().map(KvReader::state_hash);
         drop(seen);
-        world.record(Source::Node(self.node), &Event::Applied { last, role });
+        world.record(Source::Node(self.node), &Event::Applied { last });
         world.invariants.applied(NodeId(u64::from(self.node)), last, state);
     }
 }
