@@ -87,7 +87,10 @@ fn main() -> ExitCode {
             return ExitCode::from(DEFINITE);
         }
     };
-    match runtime.block_on(run(command)) {
+    let result = runtime.block_on(run(command));
+    // A thread may be waiting for stdin; nothing else is left to be done.
+    runtime.shutdown_background();
+    match result {
         Ok(code) => code,
         Err(failure) => {
             eprintln!("raftkv: {failure}");

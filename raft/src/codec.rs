@@ -17,6 +17,8 @@
 //!
 //! Deliberately absent: compression, encryption, and frames larger than memory (snapshots travel in chunks).
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
 use std::io;
 
 use bytes::{Buf, BufMut, BytesMut};
@@ -263,11 +265,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Ok(self.buffer.get(FRAME_HEADER_BYTES..self.given_bytes))
     }
 
-    /// Whether a whole frame is in the buffer already, so that the next read would not wait.
+    /// How much of the next frame has come so far: by this one sees that a long frame is on its way, though slowly.
     #[must_use]
-    pub fn has_frame(&self) -> bool {
-        let rest = self.buffer.get(self.given_bytes..).unwrap_or_default();
-        split_header(rest).is_some_and(|(length, _, body)| body.len() >= length as usize)
+    pub fn buffered_bytes(&self) -> usize {
+        self.buffer.len() - self.given_bytes
     }
 
     /// Reads once; whether anything came. Room is made for the frame at the front if its length is known, and it
@@ -279,11 +280,6 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             frame.saturating_sub(self.buffer.len()).max(READ_BYTES.min(self.frame_bytes_max as usize)),
         );
         Ok(self.stream.read_buf(&mut self.buffer).await? > 0)
-    }
-
-    /// The stream under it. Bytes read ahead are lost.
-    pub fn into_inner(self) -> R {
-        self.stream
     }
 }
 
@@ -417,7 +413,6 @@ mod tests {
                 read = reader.read::<Message>() => panic!("too early: {read:?}"),
                 () = std::future::ready(()) => {}
             }
-            assert!(!reader.has_frame());
         }
         near.write_all(&bytes[bytes.len() - 1..]).await.unwrap();
         assert_eq!(reader.read::<Message>().await.unwrap(), Some(message(b"cancelled many times")));

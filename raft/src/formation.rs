@@ -24,6 +24,8 @@
 //! There is no message that carries the record unasked: members ask (every `backoff_min` at first), so that there is
 //! only one way to get it, the same before and after any crash.
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -147,14 +149,14 @@ pub async fn form(
         record = asking.run() => record?,
         never = answer(&reception, &listed, listener) => match never {},
     };
-    tracing::info!(cluster = %ClusterId(record.cluster), members = ?record.members.keys(), "the cluster is formed");
+    let cluster = ClusterId(record.cluster);
     let identity = Identity { cluster: Some(record), ..identity };
     let lane = config.blocking.lane("identity");
     let (disk, dir, formed) = (config.disk, config.data_dir, identity.clone());
-    match on_lane(&lane, move || identity::store(&*disk, &dir, &formed)).await {
-        Some(stored) => stored.map(|()| identity).map_err(FormationError::from),
-        None => Err(FormationError::Stopped),
-    }
+    let stored = on_lane(&lane, move || identity::store(&*disk, &dir, &formed)).await;
+    stored.ok_or(FormationError::Stopped)??;
+    tracing::info!(%cluster, members = ?listed, "the cluster is formed");
+    Ok(identity)
 }
 
 /// Answers the other members, until dropped.
@@ -251,7 +253,8 @@ impl Asking<'_> {
             Ok(Answer::Empty { listed, .. }) => {
                 let why =
                     format!("it lists {listed:?}, this node {:?}: make the lists the same", self.listed);
-                self.reception.warn(by.0, "lists", || format!("{by} is not of the same cluster: {why}"));
+                self.reception
+                    .warn((by.0, "forming", "lists"), || format!("{by} is not of the same cluster: {why}"));
                 Ok(Weighed::Nothing(why))
             }
             Ok(Answer::Accept { .. } | Answer::Refuse(_)) => {
@@ -262,7 +265,8 @@ impl Asking<'_> {
             Err(error) => {
                 let why = error.explain(self.identity.member, by);
                 if let DialError::Refused(refusal) = &error {
-                    self.reception.warn(by.0, refusal.name(), || format!("{by} refused this node: {why}"));
+                    self.reception
+                        .warn((by.0, "forming", refusal.name()), || format!("{by} refused this node: {why}"));
                 }
                 Ok(Weighed::Nothing(why))
             }
@@ -305,7 +309,7 @@ impl Asking<'_> {
     }
 
     fn log_waiting(&self, reasons: &[String]) {
-        if self.reception.may_log(0, "waiting") {
+        if self.reception.may_log((0, "forming", "waiting")) {
             tracing::info!("waiting for all members to form the cluster; {}", reasons.join("; "));
         }
     }
@@ -324,3 +328,6 @@ async fn ask(config: FormationConfig, hello: Hello, address: String, told: mpsc:
     // The round may be over already.
     let _ = told.send((hello.to, answer.map(|dialled| dialled.answer))).await;
 }
+
+#[cfg(all(test, not(madsim)))]
+mod tests;

@@ -19,6 +19,8 @@
 //! u32 LE       CRC32C of everything before it; it closes the file in every format version
 //! ```
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;

@@ -14,7 +14,7 @@ mod world;
 
 use world::{Tally, World};
 
-const SCHEDULES_BY_DEFAULT: u64 = 150;
+const SCHEDULES_BY_DEFAULT: u64 = 500;
 
 /// Names the seed if its schedule panics.
 struct Blame(u64);

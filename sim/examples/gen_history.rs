@@ -18,7 +18,7 @@ struct Arguments {
     #[arg(long, default_value_t = 10)]
     keys: usize,
     /// How often get, put, append, delete and cas are drawn, in proportion.
-    #[arg(long, value_delimiter = ',', num_args = 5, default_values_t = [5, 3, 0, 1, 1])]
+    #[arg(long, value_delimiter = ',', default_values_t = [5, 3, 0, 1, 1])]
     weights: Vec<u32>,
     /// Draw from this many values; 0 makes every value new.
     #[arg(long, default_value_t = 0)]
@@ -59,7 +59,9 @@ fn main() -> std::io::Result<()> {
         Kind::Garbage => Fault::Garbage,
     });
     let mut weights = [0; 5];
-    weights.copy_from_slice(&arguments.weights);
+    for (weight, given) in weights.iter_mut().zip(&arguments.weights) {
+        *weight = *given;
+    }
     let shape = Shape {
         operations: arguments.operations,
         clients: arguments.clients,

@@ -24,10 +24,12 @@ pub struct SimBlocking {
     random: Arc<Mutex<Random>>,
     scenario: LaneScenario,
     slowness: Arc<AtomicU32>,
+    after_job: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl SimBlocking {
-    /// Lanes for the process of `node`. `slowness` multiplies all delays, and may be changed at any time.
+    /// Lanes for the process of `node`. `slowness` multiplies all delays, and may be changed at any time;
+    /// `after_job` is called after each job.
     #[must_use]
     pub fn new(
         time: VirtualTime,
@@ -36,8 +38,9 @@ impl SimBlocking {
         random: Random,
         scenario: LaneScenario,
         slowness: Arc<AtomicU32>,
+        after_job: Arc<dyn Fn() + Send + Sync>,
     ) -> Self {
-        Self { time, trace, node, random: Arc::new(Mutex::new(random)), scenario, slowness }
+        Self { time, trace, node, random: Arc::new(Mutex::new(random)), scenario, slowness, after_job }
     }
 
     fn delay(&self, name: &str) -> Delay {
@@ -54,7 +57,9 @@ impl Blocking for SimBlocking {
     fn lane(&self, name: &'static str) -> Arc<dyn Lane> {
         let (jobs, mut queue) = mpsc::unbounded_channel::<Job>();
         let (time, trace, node) = (self.time.clone(), self.trace.clone(), self.node);
-        let (random, slowness, delay) = (Arc::clone(&self.random), Arc::clone(&self.slowness), self.delay(name));
+        let (random, slowness, delay) =
+            (Arc::clone(&self.random), Arc::clone(&self.slowness), self.delay(name));
+        let after_job = Arc::clone(&self.after_job);
         // On the node's own simulated machine, so that it dies and pauses with it.
         tokio::spawn(async move {
             let mut number = 0;
@@ -64,6 +69,7 @@ impl Blocking for SimBlocking {
                 number += 1;
                 trace.record(time.now_ns(), Source::Node(node), &Event::Job { lane: name, number });
                 job();
+                after_job();
             }
         });
         Arc::new(SimLane { jobs })
@@ -94,8 +100,15 @@ mod tests {
             let scenario = LaneScenario { wal: fast, apply: fast, checkpoint: fast, reads: fast };
             let slowness = Arc::new(AtomicU32::new(1));
             let trace = Trace::new(Keep::Nothing);
-            let blocking =
-                SimBlocking::new(time.clone(), trace, 1, Random::new(1), scenario, Arc::clone(&slowness));
+            let blocking = SimBlocking::new(
+                time.clone(),
+                trace,
+                1,
+                Random::new(1),
+                scenario,
+                Arc::clone(&slowness),
+                Arc::new(|| {}),
+            );
             let done = Arc::new(Mutex::new(Vec::new()));
             let submit = |lane: &Arc<dyn Lane>, number: u32| {
                 let (done, time) = (Arc::clone(&done), time.clone());

@@ -1,16 +1,28 @@
 //! Deterministic simulation of raftkv clusters, and a checker of what their clients saw.
 
+#[cfg(madsim)]
+pub mod blocking;
 pub mod checker;
 pub mod cli;
 #[cfg(madsim)]
 pub mod clock;
+#[cfg(madsim)]
+pub mod cluster;
+pub mod disk;
 pub mod history;
+pub mod invariants;
 pub mod nemesis;
 #[cfg(madsim)]
 pub mod network;
+#[cfg(madsim)]
+mod no_sync;
 pub mod plan;
 pub mod random;
+pub mod report;
+pub mod runner;
 pub mod scenario;
+#[cfg(madsim)]
+pub mod simulation;
 #[cfg(madsim)]
 pub mod time;
 pub mod trace;

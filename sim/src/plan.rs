@@ -55,7 +55,7 @@ pub enum Target {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Fault {
-    /// A node loses power and what it had not synced.
+    /// A node's process dies, and loses what it had not synced, unless its machine keeps it.
     Crash {
         /// Which.
         node: Target,
@@ -64,6 +64,8 @@ pub enum Fault {
         /// Whether its machine goes down too, so that its peers hear nothing; otherwise only its process does, and
         /// the machine tells them.
         silent: bool,
+        /// Whether the machine keeps what the process had written and not synced.
+        keeps_unsynced: bool,
     },
     /// A node loses power right after so many more calls to its disk.
     CrashAtDiskCall {
@@ -71,10 +73,8 @@ pub enum Fault {
         node: Target,
         /// After how many calls.
         calls: u64,
-        /// When it starts again.
+        /// How long it is down then.
         down_ns: u64,
-        /// As in `Crash`.
-        silent: bool,
     },
     /// Every node loses power at once.
     PowerCut {
@@ -401,15 +401,13 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let machine = |silent: &bool| if *silent { "machine" } else { "process" };
         match self {
-            Self::Crash { node, down_ns, silent } => {
-                write!(f, "crash of {node}'s {}, down {}", machine(silent), Millis(*down_ns))
+            Self::Crash { node, down_ns, silent, keeps_unsynced } => {
+                let keeps = if *keeps_unsynced { " that keeps what it wrote" } else { "" };
+                write!(f, "crash of {node}'s {}{keeps}, down {}", machine(silent), Millis(*down_ns))
             }
-            Self::CrashAtDiskCall { node, calls, down_ns, silent } => write!(
-                f,
-                "crash of {node}'s {} after {calls} disk calls, down {}",
-                machine(silent),
-                Millis(*down_ns)
-            ),
+            Self::CrashAtDiskCall { node, calls, down_ns } => {
+                write!(f, "crash of {node} after {calls} disk calls, down {}", Millis(*down_ns))
+            }
             Self::PowerCut { down_ns } => write!(f, "power cut, down {}", Millis(*down_ns)),
             Self::Pause { node, for_ns } => write!(f, "{node} paused for {}", Millis(*for_ns)),
             Self::Cut { cut, for_ns } => write!(f, "{cut} for {}", Millis(*for_ns)),

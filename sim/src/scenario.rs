@@ -24,6 +24,8 @@ pub struct Scenario {
     pub nodes: u8,
     /// What the key-value stores keep their data in.
     pub store: StoreKind,
+    /// Whether faults and clients begin with the nodes, and not only once the cluster has formed.
+    pub chaos_from_birth: bool,
     /// How long faults and operations go on.
     pub chaos_ns: u64,
     /// The kinds of fault that may happen.
@@ -53,6 +55,17 @@ pub enum StoreKind {
     Sled,
     /// Nothing but memory; saved and restored at checkpoints like sled's directory.
     Memory,
+}
+
+impl StoreKind {
+    /// The name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sled => "sled",
+            Self::Memory => "memory",
+        }
+    }
 }
 
 /// The kinds of fault that a plan's faults are drawn from.
@@ -257,6 +270,7 @@ impl Scenario {
         Self {
             nodes,
             store: fixed.store,
+            chaos_from_birth: random.chance(200),
             chaos_ns: random.between(4, 12) * SECOND,
             faults: draw_faults(&mut random),
             fault_gap_ns: *random.pick(&[150, 300, 600, 1_200]) * MILLISECOND,

@@ -143,19 +143,32 @@ impl Story {
 
     /// A sending may have been done. Reads do not mind.
     fn may_be_done(&mut self) {
+        if raft::mutant!("ambiguous") {
+            return;
+        }
         self.maybe_done |= matches!(self.kind, Kind::Repeatable | Kind::Once);
     }
 }
 
 impl Inner {
-    /// Has `body` done somewhere.
+    /// Has `body` done somewhere, within the time that a request may take.
     pub(super) async fn call(&self, body: RequestBody, kind: Kind) -> Result<Called, ClientError> {
-        let body = Arc::new(body);
+        let deadline = self.clock.now() + self.options.request_timeout;
+        self.call_until(Arc::new(body), kind, deadline).await
+    }
+
+    /// Has `body` done somewhere.
+    pub(super) async fn call_until(
+        &self,
+        body: Arc<RequestBody>,
+        kind: Kind,
+        deadline: Monotonic,
+    ) -> Result<Called, ClientError> {
         let begun = self.clock.now();
         let mut story = Story {
             kind,
             begun,
-            deadline: begun + self.options.request_timeout,
+            deadline,
             maybe_done: false,
             last: None,
             failures: 0,

@@ -148,9 +148,17 @@ pub enum Reason {
         /// Which node.
         endpoint: String,
     },
-    /// The session has expired, and an earlier sending may have been done under it.
-    #[error("{endpoint}: the session has expired meanwhile")]
-    SessionExpired {
+    /// It was refused now, and an earlier sending may have been done, or may yet be.
+    #[error("{endpoint}: {refusal}")]
+    Refused {
+        /// Which node said so.
+        endpoint: String,
+        /// What it said.
+        refusal: Refusal,
+    },
+    /// It was done, but its answer was too large to be kept until the request was sent again.
+    #[error("{endpoint}: it was done, but its answer is lost")]
+    AnswerForgotten {
         /// Which node said so.
         endpoint: String,
     },

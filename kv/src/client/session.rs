@@ -45,7 +45,7 @@ impl Shared {
     }
 
     /// Begins a request: numbers it. Waits while the oldest open one is too far behind.
-    async fn begin(self: &Arc<Self>) -> (SessionStamp, Open) {
+    async fn begin(self: &Arc<Self>) -> Open {
         let mut ended = std::pin::pin!(self.ended.notified());
         loop {
             // From here on no ring is missed.
@@ -58,20 +58,17 @@ impl Shared {
         }
     }
 
-    fn try_begin(self: &Arc<Self>) -> Option<(SessionStamp, Open)> {
+    fn try_begin(self: &Arc<Self>) -> Option<Open> {
         let mut state = self.state();
         let request = state.next_request;
-        let acked_below = state.open.first().copied().unwrap_or(request);
-        if request - acked_below >= self.inner.options.session_window_max {
+        let oldest = state.open.first().copied().unwrap_or(request);
+        if request - oldest >= self.inner.options.session_window_max {
             return None;
         }
         state.next_request += 1;
         state.open.insert(request);
         state.used_at = self.inner.clock.now();
-        Some((
-            SessionStamp { session: self.id, request, acked_below },
-            Open { shared: Arc::clone(self), request },
-        ))
+        Some(Open { shared: Arc::clone(self), request })
     }
 }
 
@@ -79,6 +76,26 @@ impl Shared {
 struct Open {
     shared: Arc<Shared>,
     request: u64,
+}
+
+impl Open {
+    /// The request's stamp. Its number never changes; what is acknowledged with it may.
+    fn stamp(&self) -> SessionStamp {
+        let acked_below = self.shared.state().open.first().copied().unwrap_or(self.request);
+        SessionStamp { session: self.shared.id, request: self.request, acked_below }
+    }
+
+    fn body(&self, operation: Operation) -> Arc<RequestBody> {
+        Arc::new(RequestBody::Propose(CommandBody::Operate { stamp: Some(self.stamp()), operation }))
+    }
+
+    /// The same request, with a stamp of now.
+    fn again(&self, body: &RequestBody) -> Arc<RequestBody> {
+        let RequestBody::Propose(CommandBody::Operate { operation, .. }) = body else {
+            panic!("a session's request is not an operation: {body:?}");
+        };
+        self.body(operation.clone())
+    }
 }
 
 impl Drop for Open {
@@ -137,21 +154,51 @@ impl Writer for Session {
     async fn operate(&self, operation: Operation) -> Result<Done, ClientError> {
         let inner = &self.shared.inner;
         let begun = inner.clock.now();
-        let Ok((stamp, _open)) =
-            clock::timeout(&*inner.clock, inner.options.request_timeout, self.shared.begin()).await
-        else {
+        let deadline = begun + inner.options.request_timeout;
+        let Ok(mut open) = clock::timeout_at(&*inner.clock, deadline, self.shared.begin()).await else {
             let after_ms = u64::try_from(inner.clock.now().since(begun).as_millis()).unwrap_or(u64::MAX);
             return Err(ClientError::NotDone { reason: Reason::Deadline { after_ms, last: None } });
         };
-        let body = RequestBody::Propose(CommandBody::Operate { stamp: Some(stamp), operation });
-        let called = inner.call(body, Kind::Repeatable).await?;
-        match called.reply {
-            Reply::Command(Response::Refused(Refusal::SessionExpired { .. })) if called.maybe_done_before => {
-                let reason = Reason::SessionExpired { endpoint: called.endpoint.to_string() };
-                Err(ClientError::Unknown { reason })
+        let kind = if raft::mutant!("client-retry") { Kind::Once } else { Kind::Repeatable };
+        let mut body = open.body(operation);
+        let mut maybe_done = false;
+        loop {
+            let called = match inner.call_until(Arc::clone(&body), kind, deadline).await {
+                Err(ClientError::Unknown { .. }) if raft::mutant!("client-retry") => {
+                    open = self.shared.begin().await;
+                    body = open.again(&body);
+                    continue;
+                }
+                Err(ClientError::NotDone { reason }) if maybe_done => {
+                    return Err(ClientError::Unknown { reason });
+                }
+                called => called?,
+            };
+            maybe_done |= called.maybe_done_before;
+            let endpoint = called.endpoint.to_string();
+            let response = match called.reply {
+                Reply::Command(response) => response,
+                _ => return Err(confused(&endpoint)),
+            };
+            match response {
+                // There will be room when other requests are answered, and this one says so.
+                Response::Refused(Refusal::SessionFull { .. }) if inner.clock.now() < deadline => {
+                    clock::sleep(&*inner.clock, inner.options.backoff_min).await;
+                    body = open.again(&body);
+                }
+                // It was done, by an earlier sending.
+                Response::Refused(Refusal::ResponseForgotten { .. }) => {
+                    return Err(ClientError::Unknown { reason: Reason::AnswerForgotten { endpoint } });
+                }
+                // What the session itself refuses is not kept as the request's response: an earlier sending, which
+                // it let through, may have been done or may yet be.
+                Response::Refused(
+                    refusal @ (Refusal::SessionExpired { .. } | Refusal::SessionFull { .. }),
+                ) if maybe_done => {
+                    return Err(ClientError::Unknown { reason: Reason::Refused { endpoint, refusal } });
+                }
+                response => return done(response),
             }
-            Reply::Command(response) => done(response),
-            _ => Err(confused(&called.endpoint)),
         }
     }
 }

@@ -268,7 +268,46 @@ fn an_expired_session_is_definite_for_a_first_sending_only() {
         let error = session.put("k", "v").await.unwrap_err();
         assert!(matches!(error, ClientError::Refused(Refusal::SessionExpired { .. })), "{error}");
         let error = session.put("k", "v").await.unwrap_err();
-        assert!(matches!(error, ClientError::Unknown { reason: Reason::SessionExpired { .. } }), "{error}");
+        assert!(matches!(error, ClientError::Unknown { reason: Reason::Refused { .. } }), "{error}");
+    });
+}
+
+#[test]
+fn an_answer_that_was_too_large_to_keep_is_not_taken_for_a_refusal() {
+    run(async {
+        let (net, log) = (net(), Log::default());
+        let script = |n, _| match n {
+            0 => Act::Close,
+            _ => refused(Refusal::ResponseForgotten { request: 1 }),
+        };
+        server(&net, "a", &log, with_session(script)).await;
+        let client = client(&net, &["a"]);
+        let session = client.session(Duration::from_secs(60)).await.unwrap();
+        let error = session.put("k", "v").await.unwrap_err();
+        assert!(matches!(error, ClientError::Unknown { reason: Reason::AnswerForgotten { .. } }), "{error}");
+    });
+}
+
+#[test]
+fn a_full_session_is_tried_again_and_acknowledges_what_was_answered_meanwhile() {
+    run(async {
+        let (net, log) = (net(), Log::default());
+        // The second request finds the session full for as long as the first one is not acknowledged.
+        let script = |n, stamp: SessionStamp| match (n, stamp.request) {
+            (0, 1) => Act::Ignore,
+            (_, 2) if stamp.acked_below < 2 => refused(Refusal::SessionFull { kept: 1 }),
+            (_, request) => put_done(request),
+        };
+        server(&net, "a", &log, with_session(script)).await;
+        let client = client(&net, &["a"]);
+        let session = Arc::new(client.session(Duration::from_secs(60)).await.unwrap());
+        let other = Arc::clone(&session);
+        let first = tokio::spawn(async move { other.put("k", "v").await });
+        tokio::task::yield_now().await;
+        assert_eq!(session.put("k", "v").await.unwrap(), 2);
+        assert_eq!(first.await.unwrap().unwrap(), 1);
+        let last = stamps(&log).pop().unwrap();
+        assert_eq!((last.request, last.acked_below), (2, 2));
     });
 }
 
@@ -420,6 +459,43 @@ fn a_refused_handshake_is_told_word_for_word() {
         });
         let error = client(&net, &["a"]).status("a").await.unwrap_err();
         assert_eq!(error.to_string(), "not done: a: wrong door");
+    });
+}
+
+#[test]
+fn a_request_of_which_no_byte_left_is_sent_elsewhere_when_its_connection_breaks() {
+    run(async {
+        let (net, log) = (net(), Log::default());
+        let mut listener = net.listen("a").await.unwrap();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            drop(listener);
+            let mut frames = FrameStream::new(stream, FRAME_BYTES_MAX);
+            let hello: ClientHello = frames.receive().await.unwrap().unwrap();
+            frames.push(&ServerHello::answer(&hello, NodeId(1), 10_000)).unwrap();
+            frames.send().await.unwrap();
+            // It reads nothing more: the stream takes 64 KiB, and then breaks.
+            raft::clock::sleep(&TestClock, Duration::from_secs(1)).await;
+        });
+        server(&net, "b", &log, |n, _| put_done(n as u64)).await;
+        let client = client(&net, &["a", "b"]);
+        let puts: Vec<_> = (0..12)
+            .map(|_| {
+                let client = client.clone();
+                tokio::spawn(async move { client.put("k", vec![0; 9_000]).await })
+            })
+            .collect();
+        let (mut done, mut unknown) = (0, 0);
+        for put in puts {
+            match put.await.unwrap() {
+                Ok(_) => done += 1,
+                Err(ClientError::Unknown { .. }) => unknown += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        // Seven and a part of the eighth have left.
+        assert_eq!((unknown, done), (8, 4));
+        assert_eq!(sent_to(&log), ["b"; 4]);
     });
 }
 

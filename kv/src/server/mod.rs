@@ -152,9 +152,11 @@ impl Server {
     /// Waits until the store could not be read; tells why.
     pub async fn failed(&self) -> String {
         let mut failed = self.service.failed();
-        match failed.wait_for(Option::is_some).await {
-            Ok(why) => why.clone().unwrap_or_default(),
-            Err(_) => std::future::pending().await,
+        // Not in the `match`: what the watch lends must not be held over the wait.
+        let why = failed.wait_for(Option::is_some).await.ok().map(|why| why.clone().unwrap_or_default());
+        match why {
+            Some(why) => why,
+            None => std::future::pending().await,
         }
     }
 

@@ -3,15 +3,16 @@
 //! A follower trusts only what a message proves (rule 5): if it holds `prev`, then its log and the leader's are
 //! the same up to there (Log Matching, §3.5), and behind it the message's entries are the leader's. So it cuts its
 //! log only where an entry really differs, acknowledges at most what the message covered, and commits at most that.
+//!
+//! Shown in `testdata/replication/late_append.txt`, `reordered_appends.txt`, `prev_is_compacted.txt` and
+//! `ack_waits_for_disk.txt`, and in `tests/core_api.rs`.
 
 use super::Raft;
 use super::message::MessageBody;
 use super::types::{Entry, Index, LogId, NodeId};
 
 impl Raft {
-    /// Takes entries from the leader, or says where the logs may meet.
-    ///
-    /// Shown in `testdata/replication/backtracking.txt`, `late_append.txt` and `duplicate_append.txt`.
+    /// Takes entries from the leader, or says where the logs may meet (`testdata/replication/backtracking.txt`).
     pub(super) fn on_append_entries(
         &mut self,
         from: NodeId,

@@ -3,6 +3,8 @@
 //! Many Readies may be on their way to the disk at once. The core keeps, for each, what will be durable with it;
 //! when the disk answers, a candidate's own vote, a leader's own entries, and what may be applied move on (rule 1,
 //! §10.2.1). A log that is cut in between lowers what the earlier writes stand for: see `Write::last`.
+//!
+//! Shown in `testdata/replication/own_disk_counts_late.txt` and `testdata/replication/deposed_while_writing.txt`.
 
 use super::Raft;
 use super::ready::{Ready, ReadyNumber};

@@ -6,6 +6,16 @@
 //! leader it helps nobody to depose it (§4.2.3). A leader that a quorum has not answered for an election timeout
 //! steps down by itself (check-quorum, §6.2).
 //!
+//! | rule | story under `testdata/election/` |
+//! |---|---|
+//! | random timeout, one vote a term (§3.4) | `timeout`, `one_vote_a_term`, `duplicate_vote` |
+//! | up-to-date test (§3.6.1) | `up_to_date_log` |
+//! | votes are durable first (§3.8) | `vote_waits_for_disk`, `vote_survives_a_crash`, `own_vote_waits_for_disk` |
+//! | hand-over (§3.10) | `hand_over` |
+//! | learners and joint majorities (§4.2.1, §4.3) | `learner_never_stands`, `joint_quorum` |
+//! | stickiness (§4.2.3), check-quorum (§6.2) | `stickiness`, `check_quorum`, `stale_leader_is_taught` |
+//! | pre-vote (§9.6) | `prevote_protects`, `prevote_spreads_term`, `prevote_of_an_earlier_term` |
+//!
 //! Divergence: the dissertation lets a candidate whose time is up begin another term at once; here it goes through
 //! pre-vote again, so terms do not run up while no quorum is in reach.
 

@@ -233,3 +233,6 @@ impl Before {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -173,17 +173,15 @@ impl Log {
 
     /// The entries above `after`, through `through`.
     pub(super) fn between(&self, after: Index, through: Index) -> Vec<Entry> {
-        let from = self.position(after.next()).unwrap_or(0);
         let count = usize::try_from(through.0.saturating_sub(after.0)).unwrap_or(usize::MAX);
-        self.entries.iter().skip(from).take(count).cloned().collect()
+        self.entries_from(after.next()).take(count).cloned().collect()
     }
 
     /// The entries from `from` on, as many as fit into `bytes_max`, but at least one.
     pub(super) fn pack(&self, from: Index, bytes_max: u64) -> Vec<Entry> {
-        let Some(first) = self.position(from) else { return Vec::new() };
         let mut packed = Vec::new();
         let mut bytes = 0;
-        for entry in self.entries.iter().skip(first) {
+        for entry in self.entries_from(from) {
             if !packed.is_empty() && bytes + entry.size_bytes() > bytes_max {
                 if crate::mutant!("noncontig") {
                     continue;
@@ -196,8 +194,188 @@ impl Log {
         packed
     }
 
+    /// The entries from `index` on; all of them if it lies before the first.
+    fn entries_from(&self, index: Index) -> impl Iterator<Item = &Entry> {
+        let at = self.position(index).unwrap_or(0);
+        self.entries.range(at.min(self.entries.len())..)
+    }
+
     /// Where in `entries` the entry of `index` stands, or would stand behind the end.
     fn position(&self, index: Index) -> Option<usize> {
         index.0.checked_sub(self.prev.index.0 + 1).and_then(|at| usize::try_from(at).ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::super::types::Payload;
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// An entry of a term so much later, with so many bytes.
+        Append(u64, usize),
+        /// Cut so many entries off.
+        Truncate(u64),
+        Offer,
+        /// So much of what was offered is on disk.
+        Persist(u64),
+        Compact(u64),
+        /// Begin anew so far behind the end, and then become durable.
+        Reset(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => (0u64..2, 0usize..40).prop_map(|(term, bytes)| Step::Append(term, bytes)),
+            2 => (1u64..6).prop_map(Step::Truncate),
+            4 => Just(Step::Offer),
+            4 => (0u64..8).prop_map(Step::Persist),
+            2 => (0u64..8).prop_map(Step::Compact),
+            1 => (1u64..5).prop_map(Step::Reset),
+        ]
+    }
+
+    /// The twin keeps all entries in a plain list, from index 1, and searches it from one end.
+    #[derive(Default)]
+    struct Twin {
+        /// Entries that a reset skipped are `None`.
+        entries: Vec<Option<Entry>>,
+        prev: LogId,
+        offered: u64,
+        durable: u64,
+    }
+
+    impl Twin {
+        fn last(&self) -> u64 {
+            self.entries.len() as u64
+        }
+
+        fn known(&self) -> impl Iterator<Item = &Entry> {
+            self.entries.iter().flatten().filter(|entry| entry.index > self.prev.index)
+        }
+
+        fn term_at(&self, index: u64) -> Option<Term> {
+            if Index(index) == self.prev.index {
+                return Some(self.prev.term);
+            }
+            self.known().find(|entry| entry.index == Index(index)).map(|entry| entry.term)
+        }
+
+        fn last_within(&self, bound: LogId) -> LogId {
+            let ids = std::iter::once(self.prev).chain(self.known().map(Entry::log_id));
+            let within = ids.filter(|id| id.index <= bound.index && id.term <= bound.term);
+            within.last().unwrap_or(LogId { term: Term(0), index: self.prev.index.prev().min(bound.index) })
+        }
+
+        fn pack(&self, from: u64, bytes_max: u64) -> Vec<Entry> {
+            let mut packed: Vec<Entry> = Vec::new();
+            for entry in self.known().filter(|entry| entry.index >= Index(from)) {
+                let bytes: u64 = packed.iter().chain([entry]).map(Entry::size_bytes).sum();
+                if bytes > bytes_max && !packed.is_empty() {
+                    break;
+                }
+                packed.push(entry.clone());
+            }
+            packed
+        }
+    }
+
+    fn run(step: Step, log: &mut Log, twin: &mut Twin) {
+        match step {
+            Step::Append(later, bytes) => {
+                let entry = Entry {
+                    term: Term(log.last().term.0 + later),
+                    index: log.last().index.next(),
+                    payload: Payload::Command(Bytes::from(vec![0; bytes])),
+                };
+                log.append(entry.clone());
+                twin.entries.push(Some(entry));
+            }
+            Step::Truncate(back) => {
+                let from = (twin.last() + 1).saturating_sub(back).max(twin.prev.index.0 + 1);
+                log.truncate(Index(from));
+                twin.entries.truncate(from as usize - 1);
+                twin.offered = twin.offered.min(from - 1);
+                twin.durable = twin.durable.min(from - 1);
+            }
+            Step::Offer => {
+                let offered = log.offer();
+                let expected = twin.known().filter(|entry| entry.index.0 > twin.offered);
+                assert!(offered.iter().eq(expected), "offered {offered:?}");
+                twin.offered = twin.last();
+            }
+            Step::Persist(part) => {
+                let index = (twin.durable + part).min(twin.offered);
+                log.persisted(Index(index));
+                twin.durable = index;
+            }
+            Step::Compact(part) => {
+                let through = (twin.prev.index.0 + part).min(twin.durable);
+                log.compact(Index(through));
+                if through > twin.prev.index.0 {
+                    let term = twin.term_at(through).unwrap();
+                    twin.prev = LogId { term, index: Index(through) };
+                }
+            }
+            Step::Reset(ahead) => {
+                let index = twin.last() + ahead;
+                let prev = LogId { term: Term(log.last().term.0 + 1), index: Index(index) };
+                log.reset(prev);
+                assert!(log.is_installing());
+                log.persisted(prev.index);
+                twin.entries.resize(index as usize, None);
+                (twin.prev, twin.offered, twin.durable) = (prev, index, index);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn does_what_its_twin_does(
+            steps in prop::collection::vec(step(), 0..80),
+            bounds in prop::collection::vec((0u64..40, 0u64..40), 8),
+        ) {
+            let mut log = Log::new(LogId::ZERO, Vec::new());
+            let mut twin = Twin::default();
+            for step in steps {
+                run(step, &mut log, &mut twin);
+                prop_assert_eq!(log.prev(), twin.prev);
+                prop_assert_eq!(log.last().index.0, twin.last());
+                prop_assert_eq!((log.offered().0, log.durable().0), (twin.offered, twin.durable));
+                prop_assert_eq!(log.bytes(), twin.known().map(Entry::size_bytes).sum::<u64>());
+                for index in 0..twin.last() + 3 {
+                    prop_assert_eq!(log.term_at(Index(index)), twin.term_at(index));
+                }
+                for &(index, number) in &bounds {
+                    let bound = LogId::new(number, index);
+                    prop_assert_eq!(log.last_within(bound), twin.last_within(bound));
+                    let from = twin.prev.index.0 + 1 + index;
+                    prop_assert_eq!(log.pack(Index(from), number * 10), twin.pack(from, number * 10));
+                    let between = log.between(Index(from), Index(from + number));
+                    let expected =
+                        twin.known().filter(|e| e.index.0 > from && e.index.0 <= from + number);
+                    prop_assert!(between.iter().eq(expected));
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "at or below")]
+    fn the_compaction_point_is_never_cut() {
+        Log::new(LogId::new(3, 7), Vec::new()).truncate(Index(7));
+    }
+
+    #[test]
+    #[should_panic(expected = "behind 7@3")]
+    fn an_entry_of_an_earlier_term_is_never_appended() {
+        let entry = Entry { term: Term(2), index: Index(8), payload: Payload::Noop };
+        Log::new(LogId::new(3, 7), Vec::new()).append(entry);
     }
 }

@@ -164,7 +164,7 @@ impl Raft {
     }
 
     /// Forgets the entries in memory up to `through`, which must be applied. Followers that need them get a
-    /// snapshot from now on.
+    /// snapshot from now on, so there should be one that reaches at least this far.
     pub fn compact(&mut self, through: Index) {
         self.input(|raft| {
             let applied = raft.shared.applied;

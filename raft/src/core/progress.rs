@@ -249,3 +249,156 @@ impl Progress {
         self.append_due = false;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MESSAGES_MAX: usize = 3;
+    const BYTES_MAX: u64 = 100;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// The log grows.
+        Grow(u64),
+        /// An append goes out, if one is wanted, with up to so many entries of 30 bytes.
+        Send(u64),
+        /// The oldest append but so many arrives, in a log that matches up to so much of it; the answer arrives.
+        Arrive(usize),
+        /// An acknowledgement comes late.
+        Late(u64),
+        Lost,
+        Heartbeat,
+        Snapshot(bool),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (1u64..4).prop_map(Step::Grow),
+            8 => (0u64..3).prop_map(Step::Send),
+            8 => (0usize..3).prop_map(Step::Arrive),
+            2 => (0u64..10).prop_map(Step::Late),
+            1 => Just(Step::Lost),
+            2 => Just(Step::Heartbeat),
+            1 => any::<bool>().prop_map(Step::Snapshot),
+        ]
+    }
+
+    /// The twin remembers everything: what the follower holds, every append sent and not yet answered, in order.
+    struct Twin {
+        last: u64,
+        /// The follower's log is the leader's up to here, and ends here.
+        held: u64,
+        acknowledged: u64,
+        /// `prev` and last index of appends on their way.
+        sent: Vec<(u64, u64)>,
+        /// Last index and bytes of those in the window.
+        window: Vec<(u64, u64)>,
+    }
+
+    fn run(step: Step, progress: &mut Progress, twin: &mut Twin) {
+        let last = Index(twin.last);
+        match step {
+            Step::Grow(by) => twin.last += by,
+            Step::Send(count) if progress.wants_append(last) => {
+                let prev = progress.next.0 - 1;
+                let count = if progress.may_carry_entries() { count.min(twin.last - prev) } else { 0 };
+                let is_replicating = progress.state == ProgressState::Replicate;
+                progress.sent_append(Index(prev + count), 30 * count, Index::ZERO);
+                if is_replicating && count > 0 {
+                    twin.window.push((prev + count, 30 * count));
+                }
+                twin.sent.push((prev, prev + count));
+            }
+            Step::Arrive(at) if at < twin.sent.len() => {
+                let (prev, end) = twin.sent.remove(at);
+                if prev <= twin.held {
+                    twin.held = twin.held.max(end);
+                    accept(end, progress, twin);
+                } else {
+                    let was_replicating = progress.state == ProgressState::Replicate;
+                    progress.rejected(Index(prev), LogId::new(1, twin.held));
+                    if was_replicating && progress.state == ProgressState::Probe {
+                        twin.window.clear();
+                    }
+                }
+            }
+            Step::Late(back) => {
+                let matched = twin.acknowledged.saturating_sub(back);
+                accept(matched, progress, twin);
+            }
+            Step::Lost => {
+                twin.sent.clear();
+                twin.window.clear();
+                progress.lost();
+            }
+            Step::Heartbeat => {
+                progress.sent_heartbeat(Index::ZERO, true);
+                progress.answered_heartbeat(1, 1, last);
+            }
+            Step::Snapshot(is_delivered) => {
+                progress.become_snapshot();
+                twin.window.clear();
+                assert!(!progress.wants_append(last), "no append while a snapshot is on its way");
+                if is_delivered {
+                    twin.held = twin.held.max(twin.last);
+                }
+                progress.snapshot_ended(is_delivered.then_some(last));
+                assert!(!progress.wants_append(last), "the next append waits for a sign of life");
+            }
+            Step::Send(_) | Step::Arrive(_) => {}
+        }
+    }
+
+    fn accept(matched: u64, progress: &mut Progress, twin: &mut Twin) {
+        let is_news = progress.accepted(Index(matched), Index::ZERO);
+        assert_eq!(is_news, matched > twin.acknowledged);
+        if is_news {
+            twin.acknowledged = matched;
+        }
+        twin.window.retain(|(last, _)| *last > twin.acknowledged);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn knows_what_its_twin_knows(steps in prop::collection::vec(step(), 0..120), behind in 0u64..9) {
+            let mut progress = Progress::new(Index(10), Inflights::new(MESSAGES_MAX, BYTES_MAX));
+            let mut twin =
+                Twin { last: 9, held: 9 - behind, acknowledged: 0, sent: Vec::new(), window: Vec::new() };
+            for step in steps {
+                run(step, &mut progress, &mut twin);
+                prop_assert_eq!(progress.matched.0, twin.acknowledged);
+                prop_assert!(progress.matched.0 <= twin.held, "more noted than there is");
+                prop_assert!(progress.matched < progress.next && progress.next.0 <= twin.last + 1);
+                prop_assert_eq!(progress.inflights.len(), twin.window.len());
+                prop_assert_eq!(progress.inflights.bytes(), twin.window.iter().map(|(_, b)| b).sum::<u64>());
+                prop_assert!(progress.inflights.len() <= MESSAGES_MAX);
+            }
+            // Once messages arrive, it ends with everything acknowledged (rule 15).
+            for _ in 0..100 {
+                run(Step::Heartbeat, &mut progress, &mut twin);
+                run(Step::Send(2), &mut progress, &mut twin);
+                run(Step::Arrive(0), &mut progress, &mut twin);
+            }
+            prop_assert_eq!(progress.matched.0, twin.last);
+        }
+    }
+
+    #[test]
+    fn a_regular_heartbeat_wakes_a_probe_once() {
+        let mut progress = Progress::new(Index(2), Inflights::new(1, 1));
+        progress.sent_append(Index(1), 0, Index::ZERO);
+        progress.sent_heartbeat(Index::ZERO, true);
+        assert!(!progress.wants_append(Index(1)));
+        progress.answered_heartbeat(1, 1, Index(1));
+        assert!(progress.wants_append(Index(1)));
+        progress.sent_append(Index(1), 0, Index::ZERO);
+        progress.answered_heartbeat(1, 1, Index(1));
+        progress.answered_heartbeat(2, 1, Index(1));
+        assert!(!progress.wants_append(Index(1)), "reading rounds do not repeat probes");
+    }
+}

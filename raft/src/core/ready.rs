@@ -27,7 +27,8 @@ pub struct Ready {
     pub hard_state: Option<HardState>,
     /// Contiguous entries to append. Whatever the durable log holds from the first one's index on is cut first.
     pub entries: Vec<Entry>,
-    /// A snapshot to install in place of state and log.
+    /// A snapshot to install in place of state and log. A snapshot that was handed in and does not come out here
+    /// is not needed: it is too old, the log holds its last entry, or a newer one has taken its place.
     pub snapshot: Option<SnapshotMeta>,
     /// Messages that promise nothing about this node's disk.
     pub messages: Vec<Message>,

@@ -4,6 +4,15 @@
 //! that was proposed since goes out in as few AppendEntries as its bounds allow, without waiting for the leader's
 //! own disk (§10.2.1). Commit follows the answers: the highest index that a quorum holds durably, if its entry is
 //! of the leader's own term (§3.6.2).
+//!
+//! | rule | story under `testdata/replication/` |
+//! |---|---|
+//! | entries are packed, without gaps (§3.5) | `batching` |
+//! | appends in a pipeline within a window, beside the own write (§10.2.1) | `pipeline`, `own_disk_counts_late` |
+//! | back-off by terms (§3.5) | `backtracking` |
+//! | lost appends are sent again (§3.5) | `lost_append`, `unreachable`, `reordered_appends` |
+//! | commit by counting only in the own term (§3.6.2) | `commit_only_own_term` |
+//! | a full log refuses | `overloaded` |
 
 use bytes::Bytes;
 

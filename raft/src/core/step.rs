@@ -96,6 +96,8 @@ impl Raft {
     /// The exceptions:
     /// - A pre-vote moves no term; it is answered in any case, a refusal with this node's own term, so that later
     ///   terms spread (§9.6, etcd#8501; `testdata/election/prevote_spreads_term.txt`).
+    /// - The answer to a pre-vote is bound to its question by `next_term`: a voter of an earlier term may well grant
+    ///   one, and stays in its term (`testdata/election/prevote_of_an_earlier_term.txt`).
     /// - A request for a vote is not even looked at while this node hears a leader, unless that leader asked for
     ///   the election (§4.2.3, §3.10; `testdata/election/stickiness.txt`).
     /// - A leader of an earlier term is answered, so that it steps down and this node gets back in: else a node
@@ -108,7 +110,9 @@ impl Raft {
         }
         if message.term < term {
             self.teach(message);
-            return crate::mutant!("stale-votes") && matches!(message.body, MessageBody::VoteResponse { .. });
+            let is_vote = matches!(message.body, MessageBody::VoteResponse { .. });
+            return matches!(message.body, MessageBody::PreVoteResponse { .. })
+                || (is_vote && crate::mutant!("stale-votes"));
         }
         if message.term == term {
             return true;

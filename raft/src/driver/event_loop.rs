@@ -67,8 +67,8 @@ struct Owed {
 struct Install {
     number: ReadyNumber,
     file: SnapshotFile,
-    /// Log work that has to wait until the state machine has the snapshot.
-    held: Vec<LogWork>,
+    /// Log work that has to wait until the state machine has the snapshot; `None` once it has.
+    held: Option<Vec<LogWork>>,
 }
 
 pub(super) struct EventLoop<S: StateMachine> {
@@ -87,8 +87,8 @@ pub(super) struct EventLoop<S: StateMachine> {
     owed: VecDeque<Owed>,
     /// Committed groups that wait for a checkpoint to end, with their waiters.
     held_back: Vec<Group<S::Response>>,
-    /// A received snapshot file that the core has not decided on yet.
-    received: Option<SnapshotFile>,
+    /// Snapshot files received in this turn, of which the core may accept one.
+    received: Vec<SnapshotFile>,
     install: Option<Install>,
 }
 
@@ -137,7 +137,7 @@ impl<S: StateMachine> EventLoop<S> {
             reads: Reads::new(),
             owed: VecDeque::new(),
             held_back: Vec::new(),
-            received: None,
+            received: Vec::new(),
             install: None,
         }
     }
@@ -201,6 +201,7 @@ impl<S: StateMachine> EventLoop<S> {
             let ready = self.raft.ready();
             self.carry_out(ready);
         }
+        self.received.clear();
         None
     }
 
@@ -257,9 +258,11 @@ impl<S: StateMachine> EventLoop<S> {
     fn on_incoming(&mut self, incoming: Incoming) {
         match incoming {
             Incoming::Message(message) => self.step(message),
+            // One at a time. The leader finds that this node is still behind, and sends another.
+            Incoming::Snapshot { .. } if self.install.is_some() => {}
             Incoming::Snapshot { from, term, file } => {
                 let body = MessageBody::InstallSnapshot { meta: file.meta.clone() };
-                self.received = Some(file);
+                self.received.push(file);
                 self.step(Message { from, to: self.options.core.id, term, body });
             }
             Incoming::Unreachable(peer) => self.raft.report_unreachable(peer),
@@ -322,7 +325,9 @@ impl<S: StateMachine> EventLoop<S> {
     /// Applies a group, unless so much is applied and not yet in the store that the checkpoint under way must end
     /// first. What is held back counts against the log in memory, so proposals are refused in the end.
     fn apply(&mut self, entries: Vec<Entry>, waiters: Vec<Waiter<S::Response>>) {
-        if self.state.checkpointing && self.state.unsaved_bytes >= self.options.checkpoint_bytes {
+        let full = self.state.checkpointing && self.state.unsaved_bytes >= self.options.checkpoint_bytes;
+        if full || !self.held_back.is_empty() {
+            // Behind what is held back already, or it would overtake it.
             self.held_back.push((entries, waiters));
             return;
         }
@@ -366,13 +371,15 @@ impl<S: StateMachine> EventLoop<S> {
         }
         if writes {
             let (number, hard_state, entries) = (ready.number, ready.hard_state, ready.entries);
-            match &mut self.install {
+            let work = match &self.install {
                 Some(install) if install.number == number => {
-                    let prev = install.file.meta.last;
-                    install.held.push(LogWork::Reset { number, prev, hard_state, entries });
+                    LogWork::Reset { number, prev: install.file.meta.last, hard_state, entries }
                 }
-                Some(install) => install.held.push(LogWork::Append { number, hard_state, entries }),
-                None => self.log.submit(LogWork::Append { number, hard_state, entries }),
+                _ => LogWork::Append { number, hard_state, entries },
+            };
+            match self.install.as_mut().and_then(|install| install.held.as_mut()) {
+                Some(held) => held.push(work),
+                None => self.log.submit(work),
             }
         } else {
             self.settle(None);
@@ -411,7 +418,7 @@ impl<S: StateMachine> EventLoop<S> {
         if self.install.as_ref().is_some_and(|install| install.number <= settled)
             && let Some(install) = self.install.take()
         {
-            assert!(install.held.is_empty(), "the log answered for work it was not given");
+            assert!(install.held.is_none(), "the log answered for work it was not given");
             self.on_applied(install.file.meta.last);
         }
     }
@@ -422,7 +429,7 @@ impl<S: StateMachine> EventLoop<S> {
     /// that is behind it or differs from it is begun anew at the next start.
     fn begin_install(&mut self, number: ReadyNumber, meta: SnapshotMeta) {
         assert!(self.install.is_none(), "one snapshot at a time");
-        let file = self.received.take().filter(|file| file.meta == meta);
+        let file = self.received.iter().find(|file| file.meta == meta).cloned();
         let Some(file) = file else {
             panic!("the core accepted snapshot {} that was not received", meta.last)
         };
@@ -433,14 +440,14 @@ impl<S: StateMachine> EventLoop<S> {
                 let _ = waiter.send(Err(ProposeError::OutcomeUnknown));
             }
         }
-        self.install = Some(Install { number, file: file.clone(), held: Vec::new() });
+        self.install = Some(Install { number, file: file.clone(), held: Some(Vec::new()) });
         self.apply.install(file);
     }
 
     fn on_installed(&mut self, meta: &SnapshotMeta) {
         let Some(install) = &mut self.install else { panic!("snapshot {} installed unasked", meta.last) };
         assert_eq!(install.file.meta, *meta, "the snapshot that was to be installed");
-        let held = std::mem::take(&mut install.held);
+        let held = install.held.take().unwrap_or_default();
         self.state.checkpoint = self.state.checkpoint.max(meta.last);
         self.proposals.forget_through(meta.last.index);
         for work in held {

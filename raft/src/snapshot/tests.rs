@@ -188,3 +188,14 @@ fn a_snapshot_of_another_cluster_is_refused() {
     let error = open(root.path()).unwrap_err();
     assert!(error.to_string().contains("does not fit its name"), "{error}");
 }
+
+/// What the current build writes, as it stands in `testdata`. If the bytes must change, the version does too, and
+/// the old ones stay there and must still be read.
+#[test]
+fn format_version_1_is_written_and_read() {
+    let fixture: &[u8] = include_bytes!("../../testdata/snapshot/v1.snap");
+    let root = tempfile::tempdir().unwrap();
+    let file = write(&open(root.path()).unwrap(), 10, &state(40));
+    assert!(std::fs::read(file.path()).unwrap() == fixture, "the format changed without a new version");
+    assert_eq!(read_damaged(root.path(), &name_of(file.meta.last), fixture).unwrap(), state(40));
+}

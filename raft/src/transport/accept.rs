@@ -9,9 +9,9 @@ use tokio::io::{AsyncWriteExt, WriteHalf};
 use tokio::sync::Notify;
 
 use super::handshake::{HELLO_BYTES_MAX, Purpose};
-use super::link::{Frame, Pong, TICKS};
+use super::link::{Frame, Pong};
 use super::reception::{Accepted, Stranger};
-use super::support::Tasks;
+use super::support::{Patience, Patient, Tasks};
 use super::{Incoming, Shared, receive};
 use crate::clock::timeout;
 use crate::codec::{FrameError, encode_frame};
@@ -56,9 +56,9 @@ async fn receive_messages(shared: &Shared, mut accepted: Accepted) {
     };
     match ended {
         Ok(()) => tracing::debug!(peer = %from, remote, "the peer's stream ended"),
-        Err(error) => shared
-            .reception
-            .warn(from.0, error.name(), || format!("closed the stream of {from} at {remote}: {error}")),
+        Err(error) => shared.reception.warn((from.0, "receiving", error.name()), || {
+            format!("closed the stream of {from} at {remote}: {error}")
+        }),
     }
 }
 
@@ -88,21 +88,23 @@ impl Fault {
 
 async fn pump(shared: &Shared, accepted: &mut Accepted) -> Result<(), Fault> {
     let mut ticker = shared.ticker();
-    let mut idle_ticks = 0;
+    let mut patience = Patience::default();
     let mut out = BytesMut::new();
     loop {
         let frame = tokio::select! {
             biased;
             frame = accepted.reader.read_sized::<Frame>() => frame?,
             () = ticker.tick() => {
-                idle_ticks += 1;
-                if idle_ticks > TICKS {
-                    return Err(Fault::Idle);
+                match patience.ticked(accepted.reader.buffered_bytes()) {
+                    Patient::GaveUp => return Err(Fault::Idle),
+                    // The ping behind the frame cannot be answered yet.
+                    Patient::Moving => pong(shared, &mut accepted.writer, &mut out).await?,
+                    Patient::Waiting => {}
                 }
                 continue;
             }
         };
-        idle_ticks = 0;
+        patience = Patience::default();
         match frame {
             Some((Frame::Message(message), bytes)) => {
                 check_direction(shared, accepted.from, &message)?;

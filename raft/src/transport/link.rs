@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{ReadHalf, WriteHalf};
 
 use super::dial::{DialError, Dialled, dial};
 use super::handshake::{Purpose, Refusal, check_accept};
 use super::outbox::Outbox;
-use super::support::{Backoff, Ticker};
+use super::support::{Backoff, TICKS, Ticker, write_some};
 use super::{Incoming, Shared};
 use crate::clock::sleep;
 use crate::codec::{FrameError, FrameReader};
@@ -32,14 +32,12 @@ pub(super) enum Frame {
     Ping,
 }
 
-/// All that travels against the direction of the stream once the handshake is over.
+/// All that travels against the direction of the stream once the handshake is over: the answer to a ping, which is
+/// also given unasked while a long frame is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Pong {
     Pong,
 }
-
-/// A stream is looked after this many times within `read_idle_max`.
-pub(super) const TICKS: u32 = 4;
 
 /// Why a stream to a peer ended.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +87,7 @@ impl Link {
                     if matches!(ended, Ended::Gone) {
                         return;
                     }
-                    tracing::info!(peer = %self.to, address = self.address, "disconnected: {ended}");
+                    self.log_end(&ended);
                     // A peer that accepts and hangs up at once is left alone for longer and longer.
                     if self.shared.clock.now().since(began) >= self.shared.options.backoff_max {
                         self.backoff.reset();
@@ -114,7 +112,7 @@ impl Link {
 
     /// Sends on a new stream until it ends. The event loop hears of both.
     async fn serve(&mut self, stream: Dialled) -> Ended {
-        tracing::info!(peer = %self.to, address = self.address, "connected");
+        tracing::debug!(peer = %self.to, address = self.address, "connected");
         self.outbox.open();
         self.told_unreachable = false;
         if self.tell(Incoming::Connected(self.to)).await.is_err() {
@@ -154,19 +152,21 @@ impl Link {
                 }
                 continue;
             }
-            let mut out = (&mut control).chain(&mut appends);
-            while out.has_remaining() {
+            let mut out = Buf::chain(control.as_ref(), appends.as_ref());
+            let mut unflushed = true;
+            while unflushed {
                 tokio::select! {
                     biased;
                     pong = reader.read::<Pong>() => watch.heard(pong)?,
                     () = watch.ticker.tick() => watch.ticked(&self.outbox, true)?,
-                    written = writer.write_buf(&mut out) => match written.map_err(FrameError::Io)? {
-                        0 => return Err(Ended::Closed),
-                        _ => watch.stalled_ticks = 0,
-                    },
+                    written = write_some(&mut writer, &mut out, &mut unflushed) => {
+                        written.map_err(FrameError::Io)?;
+                        watch.stalled_ticks = 0;
+                    }
                 }
             }
-            writer.flush().await.map_err(FrameError::Io)?;
+            control.clear();
+            appends.clear();
         }
     }
 
@@ -183,13 +183,20 @@ impl Link {
         self.tell(Incoming::Unreachable(self.to)).await.is_ok()
     }
 
+    fn log_end(&self, ended: &Ended) {
+        let (to, address) = (self.to, &self.address);
+        if self.shared.reception.may_log((to.0, "sending", "ended")) {
+            tracing::info!(peer = %to, address, "the stream to {to} ended: {ended}");
+        }
+    }
+
     fn log(&self, error: &DialError) {
         let (local, to, address) = (self.shared.member(), self.to, &self.address);
         if matches!(error, DialError::Refused(Refusal::NotFormed)) {
             tracing::debug!(peer = %to, address, "it does not know of the cluster yet");
             return;
         }
-        self.shared.reception.warn(to.0, error.name(), || {
+        self.shared.reception.warn((to.0, "sending", error.name()), || {
             format!("cannot send to {to} at {address}: {}", error.explain(local, to))
         });
     }

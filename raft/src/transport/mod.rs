@@ -38,6 +38,8 @@
 //! | snapshots being received | 1 | a newer one takes the place of the older |
 //! | snapshots being sent | 1 a peer | a newer one takes the place of the older |
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -10,9 +10,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
 
 use super::handshake::HELLO_BYTES_MAX;
-use super::link::TICKS;
 use super::reception::Accepted;
-use super::support::{Ticker, on_lane};
+use super::support::{Patience, Patient, Ticker, on_lane};
 use super::transfer::{Frame, Reply};
 use super::{Incoming, Shared};
 use crate::blocking::Lane;
@@ -64,15 +63,9 @@ enum Fault {
 /// Receives one snapshot over a greeted stream, makes it durable and hands it to the event loop.
 pub(super) async fn run(shared: &Shared, accepted: Accepted) {
     let (from, remote) = (accepted.from, accepted.remote.clone());
-    let mut pipe = Pipe {
-        accepted,
-        ticker: shared.ticker(),
-        idle_ticks: 0,
-        transfer: 0,
-        staged: 0,
-        out: BytesMut::new(),
-    };
-    let result = match pipe.begin().await {
+    let mut pipe =
+        Pipe { accepted, ticker: shared.ticker(), transfer: None, staged: 0, out: BytesMut::new() };
+    let result = match pipe.begin(shared).await {
         Ok((term, meta)) => match receive(shared, &mut pipe, term, &meta).await {
             Ok(file) => deliver(shared, &mut pipe, term, file).await,
             Err(fault) => Err(fault),
@@ -80,11 +73,13 @@ pub(super) async fn run(shared: &Shared, accepted: Accepted) {
         Err(fault) => Err(fault),
     };
     let Err(fault) = result else { return };
-    shared
-        .reception
-        .warn(from.0, "receiving", || format!("a snapshot from {from} at {remote} was given up: {fault}"));
+    shared.reception.warn((from.0, "receiving", "snapshot"), || {
+        format!("a snapshot from {from} at {remote} was given up: {fault}")
+    });
     // So that the sender's log says why, too. It may be gone.
-    let _ = pipe.reply(shared, &Reply::Failed { transfer: pipe.transfer, why: fault.to_string() }).await;
+    let _ = pipe
+        .reply(shared, &Reply::Failed { transfer: pipe.transfer.unwrap_or(0), why: fault.to_string() })
+        .await;
 }
 
 async fn receive(
@@ -111,7 +106,7 @@ async fn stage(shared: &Shared, pipe: &mut Pipe, meta: &SnapshotMeta) -> Result<
     let receiver = pipe.during(shared, work).await?.ok_or(Fault::Stopping)??;
     let mut staged = Staged { receiver: Some(receiver), lane: Arc::clone(&shared.lane) };
     loop {
-        match pipe.next().await? {
+        match pipe.next(shared).await? {
             Frame::Chunk { transfer, number, bytes } => {
                 pipe.check(transfer, number)?;
                 let bytes = if mutant!("chunk-mix") && number > 0 {
@@ -144,7 +139,7 @@ async fn deliver(shared: &Shared, pipe: &mut Pipe, term: Term, file: SnapshotFil
     tracing::info!(peer = %from, snapshot = %file.meta.last, bytes = file.bytes, "snapshot received");
     let hand_over = shared.inbox.send(Incoming::Snapshot { from, term, file }, 0);
     pipe.during(shared, hand_over).await?.map_err(|_| Fault::Stopping)?;
-    pipe.reply(shared, &Reply::Delivered { transfer: pipe.transfer }).await
+    pipe.reply(shared, &Reply::Delivered { transfer: pipe.transfer.unwrap_or(0) }).await
 }
 
 /// A file being staged. Thrown away on the lane, where removing it may block.
@@ -178,8 +173,8 @@ impl Drop for Staged {
 struct Pipe {
     accepted: Accepted,
     ticker: Ticker,
-    idle_ticks: u32,
-    transfer: u64,
+    /// Known once the transfer has begun.
+    transfer: Option<u64>,
     /// Chunks verified and written.
     staged: u64,
     out: BytesMut,
@@ -187,10 +182,10 @@ struct Pipe {
 
 impl Pipe {
     /// Waits for the first frame.
-    async fn begin(&mut self) -> Result<(Term, SnapshotMeta), Fault> {
-        match self.next().await? {
+    async fn begin(&mut self, shared: &Shared) -> Result<(Term, SnapshotMeta), Fault> {
+        match self.next(shared).await? {
             Frame::Begin { transfer, term, meta } => {
-                self.transfer = transfer;
+                self.transfer = Some(transfer);
                 Ok((term, meta))
             }
             _ => Err(Fault::Protocol("no beginning".to_owned())),
@@ -198,28 +193,26 @@ impl Pipe {
     }
 
     /// Waits for the next frame.
-    async fn next(&mut self) -> Result<Frame, Fault> {
+    async fn next(&mut self, shared: &Shared) -> Result<Frame, Fault> {
+        let mut patience = Patience::default();
         loop {
             tokio::select! {
                 biased;
-                frame = self.accepted.reader.read::<Frame>() => {
-                    self.idle_ticks = 0;
-                    return frame?.ok_or(Fault::Left);
-                }
-                () = self.ticker.tick() => {
-                    self.idle_ticks += 1;
-                    if self.idle_ticks > TICKS {
-                        return Err(Fault::Idle);
-                    }
-                }
+                frame = self.accepted.reader.read::<Frame>() => return frame?.ok_or(Fault::Left),
+                () = self.ticker.tick() => {}
+            }
+            match patience.ticked(self.accepted.reader.buffered_bytes()) {
+                Patient::GaveUp => return Err(Fault::Idle),
+                Patient::Moving => self.progress(shared).await?,
+                Patient::Waiting => {}
             }
         }
     }
 
     /// That a frame is of this transfer, and the next in turn.
     fn check(&self, transfer: u64, number: u64) -> Result<(), Fault> {
-        if transfer != self.transfer {
-            return Err(Fault::Protocol(format!("of transfer {transfer:x} within {:x}", self.transfer)));
+        if Some(transfer) != self.transfer {
+            return Err(Fault::Protocol(format!("of transfer {transfer:x} within {:x?}", self.transfer)));
         }
         if number != self.staged {
             return Err(Fault::Protocol(format!("chunk {number} where {} was expected", self.staged)));
@@ -228,8 +221,8 @@ impl Pipe {
     }
 
     async fn progress(&mut self, shared: &Shared) -> Result<(), Fault> {
-        let progress = Reply::Progress { transfer: self.transfer, chunks: self.staged };
-        self.reply(shared, &progress).await
+        let Some(transfer) = self.transfer else { return Ok(()) };
+        self.reply(shared, &Reply::Progress { transfer, chunks: self.staged }).await
     }
 
     async fn reply(&mut self, shared: &Shared, reply: &Reply) -> Result<(), Fault> {

@@ -14,7 +14,7 @@ use super::handshake::{
     Answer, Greeting, HELLO_BYTES_MAX, Hello, PROTOCOL_MAX, PROTOCOL_MIN, Refusal, judge, read_hello,
     write_answer,
 };
-use super::support::LogLimiter;
+use super::support::{LogLimiter, Topic};
 use crate::clock::{SharedClock, sleep, timeout};
 use crate::codec::FrameReader;
 use crate::core::NodeId;
@@ -65,14 +65,14 @@ impl Reception {
         &self.local
     }
 
-    /// Whether `what` was not logged about `member` a short while ago; it is now.
-    pub(crate) fn may_log(&self, member: u64, what: &'static str) -> bool {
-        self.log.allow(member, what, self.clock.now()).is_some()
+    /// Whether to log about `topic` now: not if that was done a short while ago.
+    pub(crate) fn may_log(&self, topic: Topic) -> bool {
+        self.log.allow(topic, self.clock.now()).is_some()
     }
 
-    /// Logs `line` about `member` (0 for a stranger), unless `what` was logged about it a short while ago.
-    pub(crate) fn warn(&self, member: u64, what: &'static str, line: impl FnOnce() -> String) {
-        if let Some(held_back) = self.log.allow(member, what, self.clock.now()) {
+    /// Logs a warning about `topic`, unless that was done a short while ago.
+    pub(crate) fn warn(&self, topic: Topic, line: impl FnOnce() -> String) {
+        if let Some(held_back) = self.log.allow(topic, self.clock.now()) {
             tracing::warn!(held_back, "{}", line());
         }
     }
@@ -83,12 +83,12 @@ impl Reception {
             match listener.accept().await {
                 Ok((stream, remote)) => match Arc::clone(&self.strangers).try_acquire_owned() {
                     Ok(place) => return Stranger { stream, remote, _place: place },
-                    Err(_) => self.warn(0, "strangers", || {
+                    Err(_) => self.warn((0, "accepting", "strangers"), || {
                         format!("closed a connection from {remote}: too many have not said yet who they are")
                     }),
                 },
                 Err(error) => {
-                    self.warn(0, "accept", || format!("cannot accept connections: {error}"));
+                    self.warn((0, "accepting", "accept"), || format!("cannot accept connections: {error}"));
                     sleep(&*self.clock, ACCEPT_RETRY).await;
                 }
             }
@@ -107,7 +107,9 @@ impl Reception {
         match timeout(&*self.clock, self.handshake_timeout, self.converse(stream, &remote, listed)).await {
             Ok(accepted) => accepted,
             Err(_) => {
-                self.warn(0, "slow", || format!("closed the connection from {remote}: no hello in time"));
+                self.warn((0, "accepting", "slow"), || {
+                    format!("closed the connection from {remote}: no hello in time")
+                });
                 None
             }
         }
@@ -124,7 +126,7 @@ impl Reception {
         let (hello, protocol) = match read_hello(&mut reader).await {
             Ok(Some(Greeting::Hello(hello, protocol))) => (hello, protocol),
             Ok(Some(Greeting::OtherVersion { min, max })) => {
-                self.warn(0, "version", || {
+                self.warn((0, "accepting", "version"), || {
                     format!(
                         "refused {remote}: it speaks protocol versions {min} to {max}, this node {PROTOCOL_MIN} to \
                          {PROTOCOL_MAX}: upgrade the older program"
@@ -136,7 +138,7 @@ impl Reception {
             }
             Ok(None) => return None,
             Err(error) => {
-                self.warn(0, "garbage", || {
+                self.warn((0, "accepting", "garbage"), || {
                     format!("closed the connection from {remote}: it sent no hello of a member: {error}")
                 });
                 return None;
@@ -159,8 +161,8 @@ impl Reception {
             tracing::debug!(from = %hello.member, remote, "a member connected before the cluster is known here");
             return;
         }
-        self.warn(hello.member.0, refusal.name(), || {
-            let why = refusal.explain(hello.member, self.local.member);
+        self.warn((hello.member.0, "accepting", refusal.name()), || {
+            let why = refusal.explain(hello.member, hello.to);
             format!("refused {} from {} at {remote}: {why}", hello.purpose.name(), hello.member)
         });
     }

@@ -5,13 +5,12 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::Notify;
 
 use super::dial::{DialError, Dialled, dial};
 use super::handshake::{Purpose, check_accept};
-use super::link::TICKS;
-use super::support::{Task, Ticker, on_lane};
+use super::support::{TICKS, Task, Ticker, on_lane, write_some};
 use super::transfer::{Frame, Reply, WINDOW};
 use super::{Incoming, Shared};
 use crate::codec::{FrameError, FrameReader, encode_frame};
@@ -85,9 +84,9 @@ pub(super) fn start(shared: Arc<Shared>, order: Order, before: Option<Transfer>)
                 SnapshotOutcome::Delivered
             }
             Err(fault) => {
-                shared
-                    .reception
-                    .warn(to.0, "snapshot", || format!("snapshot {snapshot} did not reach {to}: {fault}"));
+                shared.reception.warn((to.0, "sending", "snapshot"), || {
+                    format!("snapshot {snapshot} did not reach {to}: {fault}")
+                });
                 SnapshotOutcome::Failed
             }
         };
@@ -201,7 +200,9 @@ impl Pipe {
                 }
                 if self.out.is_empty() { self.put(&Frame::Ping) } else { Ok(()) }
             }
-            written = write_some(&mut self.writer, &mut self.out, &mut self.unflushed), if to_write => written,
+            written = write_some(&mut self.writer, &mut self.out, &mut self.unflushed), if to_write => {
+                Ok(written.map_err(FrameError::Io)?)
+            }
         }
     }
 
@@ -219,24 +220,4 @@ impl Pipe {
             Reply::Progress { .. } | Reply::Delivered { .. } => Err(Fault::Confused),
         }
     }
-}
-
-async fn write_some(
-    writer: &mut WriteHalf<BoxStream>,
-    out: &mut BytesMut,
-    unflushed: &mut bool,
-) -> Result<(), Fault> {
-    let written = async {
-        if out.is_empty() {
-            writer.flush().await?;
-            *unflushed = false;
-            return Ok(());
-        }
-        *unflushed = true;
-        match writer.write_buf(out).await? {
-            0 => Err(std::io::ErrorKind::WriteZero.into()),
-            _ => Ok(()),
-        }
-    };
-    written.await.map_err(|error| Fault::Frame(FrameError::Io(error)))
 }

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Buf;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -85,6 +88,39 @@ impl Ticker {
     }
 }
 
+/// A stream is looked after this many times within `read_idle_max`.
+pub(crate) const TICKS: u32 = 4;
+
+/// Counts the ticks in which nothing came from the other end.
+#[derive(Debug, Default)]
+pub(crate) struct Patience {
+    idle_ticks: u32,
+    /// How much of the next frame was there at the last tick.
+    buffered_bytes: usize,
+}
+
+/// What a tick found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patient {
+    /// More of the next frame has come.
+    Moving,
+    /// Nothing has come, not for too long yet.
+    Waiting,
+    /// The other end is gone.
+    GaveUp,
+}
+
+impl Patience {
+    pub(crate) fn ticked(&mut self, buffered_bytes: usize) -> Patient {
+        if std::mem::replace(&mut self.buffered_bytes, buffered_bytes) != buffered_bytes {
+            self.idle_ticks = 0;
+            return Patient::Moving;
+        }
+        self.idle_ticks += 1;
+        if self.idle_ticks > TICKS { Patient::GaveUp } else { Patient::Waiting }
+    }
+}
+
 /// Waits that double from a smallest to a largest, each shortened by up to half at random, so that peers that lost
 /// each other together do not come back together.
 #[derive(Debug)]
@@ -118,8 +154,8 @@ impl Backoff {
 #[derive(Debug, Default)]
 pub(crate) struct LogLimiter(Mutex<BTreeMap<Topic, Said>>);
 
-/// A member, or 0 for strangers, and what is said about it.
-type Topic = (u64, &'static str);
+/// A member (0 for strangers), what this node was doing with it, and what went wrong.
+pub(crate) type Topic = (u64, &'static str, &'static str);
 
 /// When it was let through last, and how often it was held back since.
 type Said = (Monotonic, u64);
@@ -130,10 +166,10 @@ impl LogLimiter {
     /// Members are claimed by strangers too: no more than this many are remembered.
     const ENTRIES_MAX: usize = 256;
 
-    /// Whether to log `what` about `member` now; if so, how many times it was held back since the last time.
-    pub(crate) fn allow(&self, member: u64, what: &'static str, now: Monotonic) -> Option<u64> {
+    /// Whether to log about `topic` now; if so, how many times it was held back since the last time.
+    pub(crate) fn allow(&self, topic: Topic, now: Monotonic) -> Option<u64> {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((since, held_back)) = seen.get_mut(&(member, what)) {
+        if let Some((since, held_back)) = seen.get_mut(&topic) {
             if now.since(*since) < Self::QUIET {
                 *held_back += 1;
                 return None;
@@ -147,8 +183,27 @@ impl LogLimiter {
                 return None;
             }
         }
-        seen.insert((member, what), (now, 0));
+        seen.insert(topic, (now, 0));
         Some(0)
+    }
+}
+
+/// Writes some of `out`, or flushes what was written before. Remembers in `unflushed` what is left to do, so that it
+/// may be cancelled and called again until `out` is empty and nothing is unflushed.
+pub(crate) async fn write_some<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    out: &mut impl Buf,
+    unflushed: &mut bool,
+) -> io::Result<()> {
+    if !out.has_remaining() {
+        writer.flush().await?;
+        *unflushed = false;
+        return Ok(());
+    }
+    *unflushed = true;
+    match writer.write_buf(out).await? {
+        0 => Err(io::ErrorKind::WriteZero.into()),
+        _ => Ok(()),
     }
 }
 
@@ -189,20 +244,25 @@ mod tests {
     fn a_repeated_line_is_logged_once_and_then_counted() {
         let log = LogLimiter::default();
         let at = |s: u64| Monotonic(s * 1_000_000_000);
-        assert_eq!(log.allow(1, "refused", at(0)), Some(0));
-        assert_eq!(log.allow(1, "refused", at(1)), None);
-        assert_eq!(log.allow(1, "refused", at(2)), None);
-        assert_eq!(log.allow(2, "refused", at(2)), Some(0), "another member's line is another line");
-        assert_eq!(log.allow(1, "refused", at(31)), Some(2));
+        assert_eq!(log.allow((1, "sending", "refused"), at(0)), Some(0));
+        assert_eq!(log.allow((1, "sending", "refused"), at(1)), None);
+        assert_eq!(log.allow((1, "sending", "refused"), at(2)), None);
+        assert_eq!(
+            log.allow((2, "sending", "refused"), at(2)),
+            Some(0),
+            "another member's line is another line"
+        );
+        assert_eq!(log.allow((1, "receiving", "refused"), at(2)), Some(0), "so is the other direction's");
+        assert_eq!(log.allow((1, "sending", "refused"), at(31)), Some(2));
     }
 
     #[test]
     fn strangers_cannot_make_the_limiter_grow() {
         let log = LogLimiter::default();
         for member in 0..10_000 {
-            log.allow(member, "refused", Monotonic(0));
+            log.allow((member, "sending", "refused"), Monotonic(0));
         }
         assert_eq!(log.0.lock().unwrap().len(), LogLimiter::ENTRIES_MAX);
-        assert_eq!(log.allow(10_001, "refused", Monotonic(60_000_000_000)), Some(0));
+        assert_eq!(log.allow((10_001, "sending", "refused"), Monotonic(60_000_000_000)), Some(0));
     }
 }

@@ -23,7 +23,6 @@ use crate::net::{BoxStream, Listener, Net};
 pub(crate) struct PausedClock(tokio::time::Instant);
 
 impl PausedClock {
-    #[expect(clippy::disallowed_methods, reason = "virtual time")]
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self(tokio::time::Instant::now()))
     }
@@ -93,8 +92,12 @@ pub(crate) struct Wire {
     piece_bytes: AtomicUsize,
     /// The byte at this position of what the dialler writes is changed. 0 is none, so positions count from 1.
     corrupt_at: AtomicU64,
+    /// The connection breaks when the dialler has written so much. 0 is never.
+    cut_at: AtomicU64,
     /// How much the dialler has written.
     written: AtomicU64,
+    /// In how many calls.
+    writes: AtomicU64,
     wakers: Mutex<Vec<Waker>>,
 }
 
@@ -114,6 +117,10 @@ impl Wire {
 
     pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn writes(&self) -> u64 {
+        self.writes.load(Ordering::SeqCst)
     }
 
     /// Whether something is in the way.
@@ -170,6 +177,11 @@ impl AsyncWrite for End {
         let written = std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, &data))?;
         if self.dialler {
             wire.written.fetch_add(written as u64, Ordering::SeqCst);
+            wire.writes.fetch_add(1, Ordering::SeqCst);
+            let cut_at = wire.cut_at.load(Ordering::SeqCst);
+            if cut_at > 0 && wire.written() >= cut_at {
+                wire.cut();
+            }
         }
         Poll::Ready(Ok(written))
     }
@@ -197,6 +209,7 @@ struct Inner {
     wires: Vec<(String, Arc<Wire>)>,
     piece_bytes: usize,
     corrupt_at: Option<u64>,
+    cut_at: Option<u64>,
     connects: usize,
 }
 
@@ -213,6 +226,11 @@ impl TestNet {
     /// The next connection has its byte at this position (from 1) changed.
     pub(crate) fn corrupt_next_at(&self, position: u64) {
         self.inner.lock().unwrap().corrupt_at = Some(position);
+    }
+
+    /// The next connection breaks when its dialler has written so much.
+    pub(crate) fn cut_next_at(&self, position: u64) {
+        self.inner.lock().unwrap().cut_at = Some(position);
     }
 
     /// The connections made to an address so far, the newest last.
@@ -242,6 +260,7 @@ impl Net for TestNet {
         let wire = Arc::new(Wire::default());
         wire.piece_bytes.store(inner.piece_bytes, Ordering::SeqCst);
         wire.corrupt_at.store(inner.corrupt_at.take().unwrap_or(0), Ordering::SeqCst);
+        wire.cut_at.store(inner.cut_at.take().unwrap_or(0), Ordering::SeqCst);
         let (near, far) = tokio::io::duplex(64 * 1024);
         let near = End { stream: near, wire: Arc::clone(&wire), dialler: true };
         let far = End { stream: far, wire: Arc::clone(&wire), dialler: false };

@@ -26,7 +26,7 @@ const SEGMENT_SUFFIX: &str = ".wal";
 const SPARE_SUFFIX: &str = ".spare";
 const NEXT_NAME: &str = "next.tmp";
 /// `next.tmp` grows by this part of a segment at a time.
-const STRIDES: u64 = 64;
+const STRIDES: u64 = 256;
 
 pub(super) struct Folder {
     pub(super) disk: SharedDisk,
@@ -160,7 +160,7 @@ impl Folder {
     ) -> Result<Begun, WalError> {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        let prev_kept = if mutant!("purge-meta") { LogId::ZERO } else { prev };
+        let prev_kept = if origin && mutant!("purge-meta") { LogId::ZERO } else { prev };
         let header = Header { identity: self.identity, sequence, origin, prev: prev_kept, hard_state };
         let (from, file) = self.take_file()?;
         let size = needed.max(self.options.segment_bytes);
@@ -171,7 +171,7 @@ impl Folder {
         file.sync_data().during("sync", &from)?;
         let path = self.dir.join(format!("{sequence:016x}{SEGMENT_SUFFIX}"));
         self.disk.rename(&from, &path).during("rename to a segment", &from)?;
-        if !mutant!("dirsync") {
+        if sequence == 1 || !mutant!("dirsync") {
             self.sync_dir()?;
         }
         let salt = Salt::of(&header, crc);

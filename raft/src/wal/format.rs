@@ -5,7 +5,7 @@
 //! header   magic 8 | version 4 | cluster 16 | member 8 | incarnation 8 | sequence 8 | origin 1
 //!          | prev term 8, index 8 | hard state: term 8, voted 1, for 8 | zeros | crc 4
 //! record   crc 4 | payload length 4 | kind 1 | term 8 | index 8 | payload
-//! mark     a record whose payload is: magic 8 | attested 8 | openings 4 | check 4
+//! mark     a record whose payload is: check 4 | magic 8 | attested 8 | openings 4
 //! ```
 //! Integers are little-endian, checksums CRC32C.
 //!
@@ -14,8 +14,9 @@
 //! behind the very records it was written behind: not moved, not out of an earlier use of the file.
 //!
 //! A mark must be found even when what stands before it is damaged, so it carries a check of its own, over its
-//! offset, and begins with eight bytes that no other segment uses. Both are salted with the header's checksum and
-//! the sequence number.
+//! offset, and eight bytes that no other segment uses. Both are salted with the header's checksum and the sequence
+//! number. The check stands first: were it behind what it covers, it would take that out of the chain again, as a
+//! CRC behind its message always does.
 //!
 //! The header fills one sector, although it is shorter: no later write ever touches the sector it stands in.
 
@@ -218,9 +219,9 @@ pub(super) fn put_mark(
     offset: u64,
 ) -> u32 {
     let mut payload = [0; 24];
-    let (magic, rest) = payload.split_at_mut(8);
-    let (attested, rest) = rest.split_at_mut(8);
-    let (openings, check) = rest.split_at_mut(4);
+    let (check, rest) = payload.split_at_mut(4);
+    let (magic, rest) = rest.split_at_mut(8);
+    let (attested, openings) = rest.split_at_mut(8);
     magic.copy_from_slice(&salt.mark_magic.to_le_bytes());
     attested.copy_from_slice(&mark.attested.to_le_bytes());
     openings.copy_from_slice(&mark.openings.to_le_bytes());
@@ -281,13 +282,22 @@ pub(super) fn decode_record(bytes: &[u8], chain: u32, salt: Salt, offset: u64) -
     Some((record, RECORD_BYTES + u64::from(len), found))
 }
 
+/// What the record at the beginning of `bytes` claims to be and how long, valid or not; `None` if nothing known.
+pub(super) fn peek_record(bytes: &[u8]) -> Option<(LogId, u64)> {
+    let mut reader = Reader(bytes);
+    let (_crc, len, [kind]) = (reader.u32()?, reader.u32()?, reader.array()?);
+    let id = LogId { term: Term(reader.u64()?), index: Index(reader.u64()?) };
+    (KIND_NOOP..=KIND_MARK).contains(&kind).then_some((id, RECORD_BYTES + u64::from(len)))
+}
+
 fn decode_mark(payload: &[u8], salt: Salt, offset: u64) -> Option<Mark> {
     let mut reader = Reader(payload);
+    let check = reader.u32()?;
     if reader.u64()? != salt.mark_magic {
         return None;
     }
     let mark = Mark { attested: reader.u64()?, openings: reader.u32()? };
-    (reader.u32()? == salt.check(mark, offset)).then_some(mark)
+    (check == salt.check(mark, offset)).then_some(mark)
 }
 
 /// The marks that can be told for this segment's own wherever in `bytes` they stand, each with the offset of its
@@ -308,9 +318,8 @@ pub(super) fn find_marks(bytes: &[u8], salt: Salt, offset: u64) -> Vec<(Mark, u6
             at += window.len() + 1 - magic.len();
             continue;
         };
-        let payload_at = offset + (at + hit) as u64;
-        let payload = rest.get(hit..).unwrap_or_default();
-        if let Some(record_at) = payload_at.checked_sub(RECORD_BYTES)
+        if let Some(payload) = (at + hit).checked_sub(4).and_then(|at| bytes.get(at..))
+            && let Some(record_at) = (offset + (at + hit) as u64).checked_sub(4 + RECORD_BYTES)
             && let Some(mark) = decode_mark(payload, salt, record_at)
         {
             found.push((mark, record_at + MARK_BYTES));

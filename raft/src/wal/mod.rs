@@ -105,7 +105,7 @@ pub struct Recovered {
     pub prev: LogId,
     /// The entries, contiguous from `prev` on.
     pub entries: Vec<Entry>,
-    /// How much had been written without being synced, and was cut; a lower bound.
+    /// About how much had been written without being synced, and was cut; for logs only.
     pub torn_bytes: u64,
 }
 
@@ -225,15 +225,9 @@ impl Wal {
         let capacity = live.last().map_or(0, |segment| segment.bytes);
         let last = entries.last().map_or(prev, Entry::log_id);
         let mut tail = Tail::found(newest, scan, capacity);
-        let room = tail.has_room(0);
         tail.settle(&bytes, last)?;
         let terms = Terms::of(prev, &entries);
-        let mut wal = Self { folder, segments: live.into(), tail, hard_state, last, terms, poisoned: None };
-        if !room {
-            // Without a mark of this opening, leftovers of a torn tail could pass for records of this one.
-            wal.begin_segment(last, 0, false)?;
-        }
-        wal.tail.attest(last)?;
+        let wal = Self { folder, segments: live.into(), tail, hard_state, last, terms, poisoned: None };
         Ok((wal, Recovered { hard_state, prev, entries, torn_bytes }))
     }
 
@@ -308,7 +302,7 @@ impl Wal {
                 self.folder.retire(&segment)?;
             }
         }
-        let begun = self.folder.begin(kept == 0, prev, self.hard_state, needed)?;
+        let begun = self.folder.begin(replace, prev, self.hard_state, needed)?;
         let buffer = self.tail.take_buffer();
         let (segment, tail) = Tail::begun(begun, buffer);
         self.tail = tail;

@@ -20,7 +20,7 @@ use crate::mutant;
 use super::WalError;
 use super::error::Context;
 use super::folder::{Folder, Found, Segment};
-use super::format::{HEADER_BYTES, Header, Mark, Record, Salt, decode_record, find_marks};
+use super::format::{HEADER_BYTES, Header, Mark, Record, Salt, decode_record, find_marks, peek_record};
 
 /// What the segments hold.
 pub(super) struct Survey {
@@ -87,7 +87,7 @@ pub(super) fn survey(folder: &Folder, found: Vec<Found>) -> Result<Option<Survey
     if let Some(segment) = segments.last_mut() {
         segment.last = log.last();
     }
-    let torn_bytes = judge_tail(&newest, &bytes, &mut scan)?;
+    let torn_bytes = judge_tail(&newest, &bytes, &mut scan, log.last())?;
     let dead = dead.iter().map(|part| segment_of(part, 0)).collect();
     let Replay { hard_state, prev, entries } = log;
     Ok(Some(Survey { hard_state, prev, entries, live: segments, dead, newest, bytes, scan, torn_bytes }))
@@ -146,7 +146,7 @@ fn join(
     Ok(())
 }
 
-/// Whether nothing was ever appended to the log that begins with this segment.
+/// Whether nothing was ever promised by the log that begins with this segment: what is torn was not.
 pub(super) fn is_virgin(part: &Found) -> Result<bool, WalError> {
     let Header { prev, hard_state, .. } = part.header;
     if prev != LogId::ZERO || hard_state != HardState::default() {
@@ -156,8 +156,8 @@ pub(super) fn is_virgin(part: &Found) -> Result<bool, WalError> {
     read_all(part, &mut bytes)?;
     let mut log = Replay { hard_state, prev, entries: Vec::new() };
     let mut scan = log.read_segment(part, &bytes)?;
-    let torn_bytes = judge_tail(part, &bytes, &mut scan)?;
-    Ok(log.entries.is_empty() && log.hard_state == hard_state && torn_bytes == 0)
+    judge_tail(part, &bytes, &mut scan, log.last())?;
+    Ok(log.entries.is_empty() && log.hard_state == hard_state)
 }
 
 pub(super) fn segment_of(part: &Found, bytes: usize) -> Segment {
@@ -178,23 +178,30 @@ fn read_all(part: &Found, bytes: &mut Vec<u8>) -> Result<(), WalError> {
     Ok(())
 }
 
-/// Decides whether what follows the last valid record is a torn tail, and finds how much of one there is.
-fn judge_tail(part: &Found, bytes: &[u8], scan: &mut Scan) -> Result<u64, WalError> {
+/// Decides whether what follows the last valid record is a torn tail, and how much of one there is at least.
+fn judge_tail(part: &Found, bytes: &[u8], scan: &mut Scan, last: LogId) -> Result<u64, WalError> {
     let rest = usize::try_from(scan.end).ok().and_then(|end| bytes.get(end..)).unwrap_or_default();
-    let mut torn_end = scan.end;
+    let mut torn_bytes = 0;
     for (mark, end) in find_marks(rest, part.salt, scan.end) {
         scan.attested = scan.attested.max(mark.attested);
-        torn_end = torn_end.max(end);
+        torn_bytes = torn_bytes.max(end - scan.end);
     }
-    let torn = torn_end > scan.end;
     if scan.end < scan.attested && !mutant!("corrupt-as-torn") {
         let reason = format!("the record here is damaged, and was durable: all before {} was", scan.attested);
         return Err(corrupt(part, scan.end, reason));
     }
-    if torn && mutant!("torn-fatal") {
+    // A record that would fit on by its looks was most likely begun here. This is only told, nothing hangs on it:
+    // it may as well stem from an earlier use of the file.
+    if let Some((id, len)) = peek_record(rest)
+        && [last.index, last.index.next()].contains(&id.index)
+        && id.term >= last.term
+    {
+        torn_bytes = torn_bytes.max(len.min(rest.len() as u64));
+    }
+    if torn_bytes > 0 && mutant!("torn-fatal") {
         return Err(corrupt(part, scan.end, "the record here is not whole".to_owned()));
     }
-    Ok(torn_end - scan.end)
+    Ok(torn_bytes)
 }
 
 /// The log as read so far.

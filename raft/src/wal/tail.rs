@@ -1,7 +1,7 @@
 //! The end of the log: the segment that is appended to.
 //!
 //! Records are collected in one buffer and written with one call when they are synced, however many appends they
-//! came from. Each such group begins with a mark that tells how far earlier syncs have come.
+//! came from. Such a group begins with a mark that tells how far earlier syncs have come, if no mark tells so yet.
 
 use std::path::PathBuf;
 
@@ -30,10 +30,8 @@ pub(super) struct Tail {
     written: u64,
     /// Everything before this is durable. Invariant: `synced <= written`.
     synced: u64,
-    /// There is something synced that no mark tells of.
+    /// Something was put behind the last mark, or found without one.
     unattested: bool,
-    /// The group that is being collected has its mark.
-    marked: bool,
     /// How often the segment was opened since it was begun.
     openings: u32,
 }
@@ -52,7 +50,6 @@ impl Tail {
             written: HEADER_BYTES,
             synced: HEADER_BYTES,
             unattested: false,
-            marked: false,
             openings: 0,
         };
         (segment, tail)
@@ -71,13 +68,13 @@ impl Tail {
             written: scan.end,
             synced: scan.attested.min(scan.end),
             unattested: true,
-            marked: false,
             openings: scan.openings + 1,
         }
     }
 
-    /// Makes durable what recovery read, and sets a mark that tells the records of this opening from what a torn
-    /// tail left behind. `bytes` is the content of the file.
+    /// Makes durable what recovery read, and sets a mark that tells so, and that tells the records of this opening
+    /// from what a torn tail left behind. `bytes` is the content of the file. Where there is no room for a mark there
+    /// is none for a record either: the next one begins a new segment.
     ///
     /// The valid records behind the attested point are written once more, as they are: if their sync failed in an
     /// earlier process, the page cache may hold them as clean although they never reached the disk, and a sync
@@ -94,11 +91,11 @@ impl Tail {
         if !again.is_empty() {
             self.file.write_at(again, self.synced).during("write", &self.path)?;
         }
+        self.sync()?;
         if self.has_room(0) {
             self.put_mark(last);
+            self.sync()?;
         }
-        self.sync()?;
-        self.unattested = true;
         Ok(())
     }
 
@@ -128,8 +125,9 @@ impl Tail {
         self.chain = format::put_hard_state_record(&mut self.buffer, self.chain, hard_state, last.index);
     }
 
+    /// Before a record is put: begins a group with a mark, if there is anything to tell.
     fn open_group(&mut self, last: LogId) {
-        if !self.marked {
+        if self.unattested && self.position() == self.synced {
             self.put_mark(last);
         }
         self.unattested = true;
@@ -139,7 +137,6 @@ impl Tail {
         let mark = Mark { attested: self.synced, openings: self.openings };
         let at = self.position();
         self.chain = format::put_mark(&mut self.buffer, self.chain, mark, last, self.salt, at);
-        self.marked = true;
         self.unattested = false;
     }
 
@@ -162,7 +159,6 @@ impl Tail {
         if self.synced < self.written {
             self.file.sync_data().during("sync", &self.path)?;
             self.synced = self.written;
-            self.marked = false;
         }
         Ok(())
     }

@@ -173,3 +173,35 @@ fn a_gap_is_a_bug_of_the_caller() {
     let case = Case::new();
     let _ = case.create().append(None, &[entry(1, 1, 0), entry(1, 3, 0)]);
 }
+
+/// What the current build writes, as it stands in `testdata`. If the bytes must change, the version does too, and
+/// the old ones stay there and must still be read.
+#[test]
+fn format_version_1_is_written_and_read() {
+    const NAME: &str = "0000000000000001.wal";
+    let fixture: &[u8] = include_bytes!("../../testdata/wal/v1.wal");
+    let entries = [entry(1, 1, 0), entry(1, 2, 1), entry(2, 3, 20)];
+    let case = Case::new();
+    let options = WalOptions { segment_bytes: 900, recycled_max: 0 };
+    let mut wal = Wal::create(disk(), &case.dir, IDENTITY, options).unwrap();
+    wal.append(Some(vote(2, 3)), &entries).unwrap();
+    wal.attest().unwrap();
+    assert!(
+        std::fs::read(case.dir.join(NAME)).unwrap() == fixture,
+        "the format changed without a new version"
+    );
+
+    let case = Case::new();
+    std::fs::create_dir(&case.dir).unwrap();
+    std::fs::write(case.dir.join(NAME), fixture).unwrap();
+    let (_, recovered) = case.open();
+    let expected =
+        Recovered { hard_state: vote(2, 3), prev: LogId::ZERO, entries: entries.to_vec(), torn_bytes: 0 };
+    assert_eq!(recovered, expected);
+
+    let mut newer = fixture.to_vec();
+    newer[8] = 2;
+    std::fs::write(case.dir.join(NAME), newer).unwrap();
+    let error = Wal::open(disk(), &case.dir, IDENTITY, SMALL).unwrap_err();
+    assert!(matches!(error, WalError::UnknownFormat { found: 2, .. }), "{error}");
+}

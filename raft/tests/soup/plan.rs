@@ -11,6 +11,8 @@ pub(crate) struct Plan {
     pub(crate) nodes: usize,
     pub(crate) configuration: Configuration,
     pub(crate) actions: usize,
+    /// How many messages arrive at a time.
+    pub(crate) hurry: usize,
     pub(crate) drop: usize,
     pub(crate) duplicate: usize,
     pub(crate) reorder: usize,
@@ -38,7 +40,7 @@ impl Plan {
         let append_bytes_max = if rng.chance(300) { 1 } else { 1 + rng.below(400) as u64 };
         let config = Config {
             id: NodeId(1),
-            election_timeout_ticks: 3 + rng.below(6) as u32,
+            election_timeout_ticks: 3 + rng.below(4) as u32,
             heartbeat_ticks: 1 + rng.below(2) as u32,
             append_bytes_max,
             inflight_messages_max: 1 + rng.below(5),
@@ -51,19 +53,20 @@ impl Plan {
             nodes,
             configuration: draw_configuration(rng, nodes),
             actions: 500 + rng.below(3000),
+            hurry: 1 + rng.below(4),
             drop: sometimes(rng, 250),
             duplicate: sometimes(rng, 200),
             reorder: sometimes(rng, 1000),
             crash: sometimes(rng, 150),
             restart: 30 + rng.below(300),
             partition: sometimes(rng, 200),
-            compact: sometimes(rng, 100),
+            compact: sometimes(rng, 200),
             propose: 10 + rng.below(100),
             read: sometimes(rng, 100),
             campaign: sometimes(rng, 15),
-            hand_over: sometimes(rng, 25),
+            hand_over: sometimes(rng, 60),
             prompt_disk: rng.below(1001),
-            tick: (0..nodes).map(|_| rng.below(5)).collect(),
+            tick: (0..nodes).map(|_| rng.below(6)).collect(),
             config,
         }
     }

@@ -117,13 +117,13 @@ impl World {
     /// One thing happens, somewhere where it can.
     fn act(&mut self) {
         match self.rng.below(100) {
-            0..45 => self.deliver_some(),
+            0..45 => (0..self.plan.hurry).for_each(|_| self.deliver_some()),
             45..70 => self.at_some(|node| node.raft.as_ref().is_some_and(Raft::has_ready), Self::take_ready),
-            70..77 => self.at_some(|node| node.raft.is_some(), Self::tick),
-            77..85 => {
+            70..79 => self.at_some(|node| node.raft.is_some(), Self::tick),
+            79..86 => {
                 self.at_some(|node| !node.writes.is_empty() || node.unreported.is_some(), Self::lag_disk);
             }
-            85..91 => self.at_some(|node| !node.to_apply.is_empty(), Self::apply),
+            86..91 => self.at_some(|node| !node.to_apply.is_empty(), Self::apply),
             91..95 => self.transfer(),
             _ => self.disturb(),
         }
@@ -164,6 +164,19 @@ impl World {
         if self.rng.chance(self.plan.partition) {
             self.partition();
         }
+        if self.rng.chance(self.plan.drop) {
+            self.at_some(|node| node.raft.is_some(), Self::lose_connection);
+        }
+    }
+
+    /// A connection breaks: what is on its way is lost, and the sender is told.
+    fn lose_connection(&mut self, node: usize) {
+        let from = self.nodes[node].id;
+        let to = NodeId(self.rng.below(self.nodes.len()) as u64 + 1);
+        self.messages.retain(|message| message.from != from || message.to != to);
+        let Some(raft) = self.nodes[node].raft.as_mut() else { return };
+        raft.report_unreachable(to);
+        self.observe(node);
     }
 
     fn deliver_some(&mut self) {

@@ -3,11 +3,12 @@
 use super::{
     looks::Looks,
     model::{NEVER, Op, Span, State},
+    pieces::Pieces,
     register::Action,
     search::List,
-    states::{ABSENT, States, UNSEEN},
+    spelling::Spelling,
+    states::{ABSENT, EMPTY, States, UNSEEN},
 };
-use crate::history::Text;
 
 /// What the operations not yet placed can see and do.
 pub(crate) struct Future {
@@ -26,6 +27,9 @@ pub(crate) struct Future {
     /// The pieces each needed state ends with; filled when first asked for.
     endings: Vec<Option<Box<[u32]>>>,
     pieces: Pieces,
+    spelling: Spelling,
+    /// Whether a cas of unknown outcome expects each state.
+    tried: Vec<bool>,
     /// Those that need a state, by end; those that make one, by call.
     observers: List,
     overwriters: List,
@@ -59,15 +63,24 @@ impl Future {
         }
         let mut by_end: Vec<Op> = ops().filter(|op| needs[*op as usize] != UNSEEN).collect();
         by_end.sort_unstable_by_key(|op| spans[*op as usize].ret);
+        let looks = Looks::new(states, actions, spans, &pieces);
+        let mut tried = vec![false; states.count()];
+        for op in ops().filter(|op| !must(*op)) {
+            if let Action::Cas(expect, _) = actions[op as usize] {
+                tried[expect as usize] = true;
+            }
+        }
         let mut future = Future {
-            appends: !pieces.texts.is_empty(),
+            appends: pieces.count() > 0,
             needed: vec![0; states.count()],
             makers: vec![0; states.count()],
-            pieces_left: vec![0; pieces.texts.len()],
+            pieces_left: vec![0; pieces.count()],
             endings: vec![None; states.count()],
             observers: List::new(actions.len(), by_end.into_iter()),
             overwriters: List::new(actions.len(), ops().filter(|op| makes[*op as usize] != UNSEEN)),
-            looks: Looks::new(states, actions, spans, !pieces.texts.is_empty()),
+            spelling: Spelling::new(states, &looks, &pieces, &makes),
+            looks,
+            tried,
             pieces,
             needs,
             makes,
@@ -121,21 +134,86 @@ impl Future {
 
     /// The same for what an operation does.
     pub(crate) fn action_expiry(&self, states: &States<'_>, action: Action) -> u32 {
-        self.looks.action_expiry(states, action)
+        let made = match action {
+            Action::Append(piece) => {
+                self.pieces.of(piece).map_or(0, |piece| self.spelling.piece_expiry[piece as usize])
+            }
+            Action::Put(value) | Action::Cas(_, value) => self.looks.made_expiry(states, value),
+            Action::Get(_) | Action::CasFailed(_) => 0,
+        };
+        made.max(self.looks.failed())
     }
 
-    /// Whether nothing can complete the order, now that `state` has become `next`: see [`super::register`].
+    /// Whether nobody will see what an operation does, wherever it is placed.
+    pub(crate) fn idle(&mut self, states: &States<'_>, op: Op, action: Action, first: u32) -> bool {
+        // A failed cas may be in need of any change of state.
+        self.looks.failed() <= first
+            && match action {
+                Action::Put(value) => self.looks.expiry(states, value) <= first,
+                Action::Append(_) => self.spelling.piece_expiry[self.piece[op as usize] as usize] <= first,
+                Action::Get(_) | Action::Cas(..) | Action::CasFailed(_) => false,
+            }
+    }
+
+    /// How many operations are left that must see `value`, if nothing else looks for it.
+    pub(crate) fn lookers(&self, value: State, first: u32) -> Option<u32> {
+        let alone = !self.appends && !self.tried[value as usize] && self.looks.failed() <= first;
+        alone.then(|| self.needed[value as usize])
+    }
+
+    /// Whether nothing can complete the order, now that `op` has made `next` of `state`: see [`super::register`].
     pub(crate) fn hopeless(
         &mut self,
         states: &mut States<'_>,
         spans: &[Span],
+        (op, first): (Op, u32),
         state: State,
         next: State,
     ) -> bool {
+        next != state && self.loses(states, (op, first), state, next) || self.starves(states, spans, next)
+    }
+
+    /// Whether what is needed of `state` is given up for `next` and cannot be had again.
+    fn loses(&mut self, states: &States<'_>, (op, first): (Op, u32), state: State, next: State) -> bool {
         let needed = self.needed.get(state as usize).is_some_and(|count| *count > 0);
-        if next != state && needed && !self.can_be_made(states, state) {
+        if needed && !self.can_be_made(states, state) {
             return true;
         }
+        if !self.appends {
+            return false;
+        }
+        let unseen = self.looks.expiry(states, next) <= first;
+        let piece = self.piece[op as usize];
+        if unseen && piece != NO_PIECE && self.lacks(piece) {
+            return true;
+        }
+        (unseen || piece == NO_PIECE) && self.was_the_last(states, state)
+    }
+
+    /// Whether a value that is needed demands more of a piece than is left.
+    fn lacks(&self, piece: u32) -> bool {
+        let demand = self.spelling.piece_demand[piece as usize];
+        demand.value != UNSEEN
+            && self.needed[demand.value as usize] > 0
+            && self.pieces_left[piece as usize] < demand.times
+    }
+
+    /// Whether `state`, which is given up, has something that a value still needed demands, and that is not left.
+    fn was_the_last(&self, states: &States<'_>, state: State) -> bool {
+        let Some((parent, piece)) = states.pieces(state) else { return false };
+        if parent == EMPTY
+            && let Some(value) = self.spelling.beginning_demand.get(state as usize)
+        {
+            let demanded = *value != UNSEEN && self.needed[*value as usize] > 0;
+            if demanded && self.makers[state as usize] == 0 {
+                return true;
+            }
+        }
+        self.pieces.of(piece).is_some_and(|piece| self.lacks(piece))
+    }
+
+    /// Whether the needed value that must be seen first can no longer come about from `next`.
+    fn starves(&mut self, states: &mut States<'_>, spans: &[Span], next: State) -> bool {
         let Some(observer) = self.observers.first() else { return false };
         let wanted = self.needs[observer as usize];
         if next == wanted {
@@ -179,57 +257,5 @@ impl Future {
             + self.observers.bytes()
             + self.overwriters.bytes()
             + self.looks.bytes()
-    }
-}
-
-/// The distinct pieces that are appended.
-struct Pieces {
-    /// By id.
-    texts: Vec<Text>,
-    /// The ids in the order of what they spell.
-    sorted: Vec<u32>,
-    /// Their distinct lengths, without 0.
-    lengths: Vec<usize>,
-    /// The id of the empty piece.
-    empty: Option<u32>,
-}
-
-impl Pieces {
-    fn new(states: &States<'_>, actions: &[Action]) -> Pieces {
-        let piece = |action: &Action| match action {
-            Action::Append(piece) => Some(*piece),
-            _ => None,
-        };
-        let mut texts: Vec<Text> = actions.iter().filter_map(piece).collect();
-        texts.sort_unstable();
-        texts.dedup();
-        let mut lengths: Vec<usize> = texts.iter().map(|text| states.text(*text).len()).collect();
-        lengths.sort_unstable();
-        lengths.dedup();
-        lengths.retain(|length| *length > 0);
-        let mut sorted: Vec<u32> = (0..texts.len() as u32).collect();
-        sorted.sort_unstable_by_key(|id| states.text(texts[*id as usize]));
-        let empty = sorted.first().copied().filter(|id| states.text(texts[*id as usize]).is_empty());
-        Pieces { texts, sorted, lengths, empty }
-    }
-
-    fn of(&self, text: Text) -> Option<u32> {
-        self.texts.binary_search(&text).ok().map(|at| at as u32)
-    }
-
-    /// The pieces that may have been the last to be added when the string became `state`. The empty piece makes
-    /// nothing but the empty string of an absent key.
-    fn endings(&self, states: &States<'_>, state: State) -> Box<[u32]> {
-        let whole = states.spelled(state);
-        if whole.is_empty() {
-            return self.empty.into_iter().collect();
-        }
-        let found = |length: &usize| {
-            let ending = whole.get(whole.len().checked_sub(*length)?..)?;
-            let at =
-                self.sorted.binary_search_by_key(&ending, |id| states.text(self.texts[*id as usize])).ok()?;
-            Some(self.sorted[at])
-        };
-        self.lengths.iter().filter_map(found).collect()
     }
 }

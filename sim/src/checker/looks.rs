@@ -9,6 +9,7 @@
 
 use super::{
     model::{NEVER, Span, State},
+    pieces::Pieces,
     register::Action,
     states::{ABSENT, EMPTY, States, UNSEEN},
 };
@@ -44,7 +45,8 @@ const NONE: u32 = u32::MAX;
 const ROUNDS_MAX: usize = 16;
 
 impl Looks {
-    pub(crate) fn new(states: &States<'_>, actions: &[Action], spans: &[Span], appends: bool) -> Looks {
+    pub(crate) fn new(states: &States<'_>, actions: &[Action], spans: &[Span], pieces: &Pieces) -> Looks {
+        let appends = pieces.count() > 0;
         let value = |action: &Action| match *action {
             Action::Get(value) | Action::Cas(value, _) | Action::CasFailed(value) => Some(value),
             Action::Put(_) | Action::Append(_) => None,
@@ -61,6 +63,13 @@ impl Looks {
         let tree = vec![0; 2 * values.len()];
         let mut looks = Looks { appends, values, place, tree, absent: 0, failed: 0, known: Vec::new() };
 
+        // Of a value that nothing makes a failed cas says nothing.
+        let mut made: Vec<State> = actions.iter().filter_map(Action::makes).chain([ABSENT]).collect();
+        made.sort_unstable();
+        let possible = |value: State| {
+            made.binary_search(&value).is_ok()
+                || (appends && value != ABSENT && !pieces.endings(states, value).is_empty())
+        };
         let mut by_end: Vec<usize> = (0..actions.len()).filter(|at| spans[*at].ret != NEVER).collect();
         by_end.sort_unstable_by_key(|at| spans[*at].ret);
         for (rank, at) in by_end.into_iter().enumerate() {
@@ -68,7 +77,7 @@ impl Looks {
             if let Some(value) = value(&actions[at]) {
                 looks.raise(value, expiry);
             }
-            if matches!(actions[at], Action::CasFailed(_)) {
+            if matches!(actions[at], Action::CasFailed(expect) if possible(expect)) {
                 looks.failed = expiry;
             }
         }
@@ -90,15 +99,25 @@ impl Looks {
         look.expiry
     }
 
-    /// The expiry of what an operation does: of what it makes, or of any value for an append. And a failed cas may be
-    /// in need of any change.
-    pub(crate) fn action_expiry(&self, states: &States<'_>, action: Action) -> u32 {
-        let made = match action {
-            Action::Put(value) | Action::Cas(_, value) => self.look(states, value).expiry,
-            Action::Append(_) => self.greatest(0, self.values.len() as u32),
-            Action::Get(_) | Action::CasFailed(_) => 0,
-        };
-        made.max(self.failed)
+    /// The expiry of a value that is made.
+    pub(crate) fn made_expiry(&self, states: &States<'_>, value: State) -> u32 {
+        self.look(states, value).expiry
+    }
+
+    /// The expiry of the last failed cas that says anything: it may be in need of any change of state.
+    pub(crate) fn failed(&self) -> u32 {
+        self.failed
+    }
+
+    /// The values looked for, in the order of their texts, without absence.
+    pub(crate) fn values(&self) -> &[State] {
+        &self.values
+    }
+
+    /// The values that begin with a value that is made.
+    pub(crate) fn range(&self, states: &States<'_>, made: State) -> (u32, u32) {
+        let look = self.look(states, made);
+        (look.from, look.to)
     }
 
     fn look(&self, states: &States<'_>, state: State) -> Look {
@@ -139,7 +158,7 @@ impl Looks {
     }
 
     /// The greatest expiry of the values `from..to`.
-    fn greatest(&self, from: u32, to: u32) -> u32 {
+    pub(crate) fn greatest(&self, from: u32, to: u32) -> u32 {
         let (mut from, mut to) = (from as usize + self.values.len(), to as usize + self.values.len());
         let mut greatest = 0;
         while from < to {
@@ -185,7 +204,7 @@ impl Looks {
         for round in 0.. {
             let mut news = false;
             for (expect, value) in &unknown {
-                let seen = self.action_expiry(states, Action::Cas(*expect, *value));
+                let seen = self.made_expiry(states, *value).max(self.failed);
                 let expiry = if round < ROUNDS_MAX { seen } else { NEVER };
                 news |= self.raise(*expect, expiry);
             }

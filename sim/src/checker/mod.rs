@@ -15,9 +15,12 @@ mod looks;
 mod memo;
 mod model;
 mod partition;
+mod pieces;
 mod register;
 mod replay;
 mod search;
+mod shrink;
+mod spelling;
 mod states;
 pub mod witness;
 
@@ -29,9 +32,10 @@ use std::{fmt, num::NonZeroUsize, sync::atomic, time::Duration};
 pub use counterexample::Counterexample;
 pub(crate) use partition::Entry;
 
-use crate::history::{History, OperationId};
+use crate::history::History;
 use register::Register;
 use search::{Found, Search};
+use shrink::Shrinker;
 
 /// How far a check may go before it gives up.
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +102,9 @@ impl Verdict {
     }
 }
 
+/// The steps of the search for the longest order of a counterexample: only to show it.
+const FURTHEST_STEPS_MAX: u64 = 200_000;
+
 /// Whether `history` is linearizable.
 pub fn check(history: &History, limits: &Limits) -> Verdict {
     let partitions = partition::by_key(history);
@@ -130,8 +137,10 @@ pub fn check(history: &History, limits: &Limits) -> Verdict {
         (usize::MAX, None) => Verdict::Linearizable,
         (usize::MAX, Some((at, bound))) => Verdict::Unknown { bound, key: key(at) },
         (at, _) => {
-            let mut patience = || Patience::new(&limits, deadline);
-            Verdict::NotLinearizable(Box::new(Counterexample::find(history, &partitions[at], &mut patience)))
+            let mut shrinker = Shrinker::new(history, &limits, deadline);
+            let mut patience = Patience::new(&Limits { steps_max: FURTHEST_STEPS_MAX, ..limits }, deadline);
+            let found = Counterexample::find(history, &partitions[at], &mut shrinker, &mut patience);
+            Verdict::NotLinearizable(Box::new(found))
         }
     }
 }
@@ -194,6 +203,11 @@ impl Patience {
     fn new(limits: &Limits, deadline: Option<Deadline>) -> Patience {
         let Limits { memory_bytes_max, steps_max: steps_left, .. } = *limits;
         Patience { memory_bytes_max, steps_left, deadline, countdown: 1 }
+    }
+
+    /// The steps that are left.
+    pub(crate) fn steps_left(&self) -> u64 {
+        self.steps_left
     }
 
     /// Takes a step; the limit it reaches, if one.

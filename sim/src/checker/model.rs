@@ -53,8 +53,23 @@ pub(crate) trait Model {
     /// be placed until nobody can see any more what it does. The same for all of its class.
     fn expiry(&self, op: Op) -> u32;
 
-    /// Whether nothing can complete the order, now that `state` has become `next`.
-    fn hopeless(&mut self, state: State, next: State) -> bool;
+    /// Whether `state` is one that nobody can tell from others any more.
+    fn unseen(&self, state: State) -> bool;
+
+    /// Whether what `op` does is the same from whatever state it starts.
+    fn overwrites(&self, op: Op) -> bool;
+
+    /// Whether nobody will see what `op` does, wherever it is placed; of the operations that have an end the first
+    /// `first` are placed.
+    fn idle(&mut self, op: Op, first: u32) -> bool;
+
+    /// The state that `op` makes of any, and how many operations are left that must see it, if all of them only look,
+    /// and if it makes no difference to any other operation that it was visited.
+    fn visit(&mut self, op: Op, first: u32) -> Option<(State, u32)>;
+
+    /// Whether nothing can complete the order, now that `op` was removed and has made `next` of `state`. Before it, of the
+    /// operations that have an end the first `first` were placed.
+    fn hopeless(&mut self, op: Op, first: u32, state: State, next: State) -> bool;
 
     /// The bytes the model holds.
     fn bytes(&self) -> usize;

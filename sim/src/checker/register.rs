@@ -7,7 +7,8 @@
 //!   such a value, since appends can still complete it. All other states are one ([`UNSEEN`]): they contradict every
 //!   get and every successful cas, agree with every failed cas, and stay unseen until overwritten.
 //! - *Supply.* If a get (or a successful cas) is still to be placed that needs the state being left, something
-//!   must be left that can bring the state back.
+//!   must be left that can bring the state back. The same goes for the pieces that a needed value is spelled with, where
+//!   there is one way only to spell it ([`super::spelling`]).
 //! - *The next observer.* Of the gets and successful cas still to be placed take the one that ends first. If nothing
 //!   that overwrites was called before that end, the state can only grow until then: it must be a prefix of what is
 //!   observed (and equal to it where nothing appends).
@@ -37,6 +38,17 @@ pub(crate) enum Action {
     CasFailed(State),
 }
 
+impl Action {
+    /// The state it results in, if that is always the same.
+    pub(crate) fn makes(&self) -> Option<State> {
+        match *self {
+            Action::Put(value) => Some(value),
+            Action::Cas(expect, value) if expect != value => Some(value),
+            _ => None,
+        }
+    }
+}
+
 /// The model of one key.
 pub(crate) struct Register<'h> {
     states: States<'h>,
@@ -45,6 +57,7 @@ pub(crate) struct Register<'h> {
     /// The place in the partition of each operation: those that cannot be observed are left out.
     entries: Vec<u32>,
     future: Future,
+    foresight: bool,
 }
 
 impl<'h> Register<'h> {
@@ -70,7 +83,12 @@ impl<'h> Register<'h> {
         let actions: Vec<Action> = compiled.iter().map(|(_, action, ..)| *action).collect();
         let future = Future::new(&states, &actions, &spans);
         let entries = compiled.iter().map(|(at, ..)| *at).collect();
-        Register { states, actions, spans, entries, future }
+        Register { states, actions, spans, entries, future, foresight: true }
+    }
+
+    /// A search on it goes as far as answers allow, and does not turn back before.
+    pub(crate) fn without_foresight(self) -> Register<'h> {
+        Register { foresight: false, ..self }
     }
 
     /// The place in the partition of an operation of the search.
@@ -129,15 +147,36 @@ impl Model for Register<'_> {
     }
 
     fn normal(&mut self, state: State, first: u32) -> State {
-        if self.future.expiry(&self.states, state) <= first { UNSEEN } else { state }
+        if self.foresight && self.future.expiry(&self.states, state) <= first { UNSEEN } else { state }
     }
 
     fn expiry(&self, op: Op) -> u32 {
+        if !self.foresight {
+            return NEVER;
+        }
         self.future.action_expiry(&self.states, self.actions[op as usize])
     }
 
-    fn hopeless(&mut self, state: State, next: State) -> bool {
-        self.future.hopeless(&mut self.states, &self.spans, state, next)
+    fn unseen(&self, state: State) -> bool {
+        state == UNSEEN
+    }
+
+    fn overwrites(&self, op: Op) -> bool {
+        matches!(self.actions[op as usize], Action::Put(_))
+    }
+
+    fn idle(&mut self, op: Op, first: u32) -> bool {
+        self.foresight && self.future.idle(&self.states, op, self.actions[op as usize], first)
+    }
+
+    fn visit(&mut self, op: Op, first: u32) -> Option<(State, u32)> {
+        let Action::Put(value) = self.actions[op as usize] else { return None };
+        let lookers = self.foresight.then(|| self.future.lookers(value, first))??;
+        Some((value, lookers))
+    }
+
+    fn hopeless(&mut self, op: Op, first: u32, state: State, next: State) -> bool {
+        self.foresight && self.future.hopeless(&mut self.states, &self.spans, (op, first), state, next)
     }
 
     fn bytes(&self) -> usize {

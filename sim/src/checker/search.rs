@@ -14,6 +14,8 @@
 //!   So nothing is placed before it is needed, and a wrong guess is found out near the place where it was made.
 //! - *Reads are free.* A pure operation whose answer is right in this state is placed at once and is no choice: it
 //!   changes nothing, and whatever can follow without it can follow with it.
+//! - *Idle writes.* What nobody will see is placed where it costs nothing: in a state that is unseen itself, or
+//!   right before something that overwrites the state. The same goes for a write together with all who see it.
 //! - *Twins.* Of operations that do the same, only the one that ends first is tried (of those of unknown outcome,
 //!   the one called first). If another is right here, the two can change places.
 //! - *The future.* The model says what cannot be completed, and which states nobody will ever tell apart.
@@ -36,13 +38,6 @@ pub(crate) enum Found {
     Nothing,
     /// A bound was reached.
     GaveUp(super::Bound),
-}
-
-/// The furthest the search came: the operations placed, and the state after them.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Furthest {
-    pub(crate) order: Vec<Op>,
-    pub(crate) state: State,
 }
 
 /// Something that can be taken back.
@@ -139,9 +134,8 @@ impl List {
 pub(crate) struct Search<'m, M> {
     model: &'m mut M,
     spans: Vec<Span>,
-    /// The operations that must be placed, by their end; and each one's rank among them ([`NEVER`] if it need not).
+    /// The operations that must be placed, by their end.
     by_end: Vec<Op>,
-    rank: Vec<u32>,
     placed: Vec<bool>,
     /// What must be placed and is not, by call: what changes nothing, and what changes something.
     pure: List,
@@ -162,8 +156,8 @@ pub(crate) struct Search<'m, M> {
     first: u32,
     fingerprint: Fingerprint,
     memo: Memo,
-    steps: u64,
-    furthest: Option<Furthest>,
+    /// The longest order so far, if it is wanted.
+    furthest: Option<Vec<Op>>,
 }
 
 /// Operations not in a group.
@@ -179,10 +173,6 @@ impl<'m, M: Model> Search<'m, M> {
 
         let mut by_end: Vec<Op> = all().filter(must).collect();
         by_end.sort_unstable_by_key(|op| spans[*op as usize].ret);
-        let mut rank = vec![NEVER; n];
-        for (at, op) in by_end.iter().enumerate() {
-            rank[*op as usize] = at as u32;
-        }
 
         let twins = twins(&spans);
         let (groups, group_of) = groups(&spans, model);
@@ -205,30 +195,26 @@ impl<'m, M: Model> Search<'m, M> {
             first: 0,
             fingerprint: [0, 0],
             memo: Memo::new(),
-            steps: 0,
             furthest: None,
             placed: vec![false; n],
-            rank,
             by_end,
             model,
             spans,
         }
     }
 
-    /// Remembers the furthest it comes, for [`Search::furthest`].
-    pub(crate) fn trace(mut self) -> Self {
-        self.furthest = Some(Furthest { order: Vec::new(), state: self.state });
+    /// Remembers the furthest it comes.
+    pub(crate) fn tracing(mut self) -> Self {
+        self.furthest = Some(Vec::new());
         self
     }
 
-    /// The furthest it came, if it was told to remember.
-    pub(crate) fn furthest(&mut self) -> Option<Furthest> {
-        self.furthest.take()
-    }
-
-    /// The configurations it was in.
-    pub(crate) fn steps(&self) -> u64 {
-        self.steps
+    /// Searches, and gives the longest order it saw.
+    pub(crate) fn furthest(mut self, patience: &mut Patience) -> Vec<Op> {
+        match self.run(patience) {
+            Found::Order(order) => order,
+            Found::Nothing | Found::GaveUp(_) => self.furthest.take().unwrap_or_default(),
+        }
     }
 
     /// Searches.
@@ -238,7 +224,6 @@ impl<'m, M: Model> Search<'m, M> {
             if self.first as usize == self.by_end.len() {
                 return Found::Order(self.order());
             }
-            self.steps += 1;
             if let Some(bound) = patience.spend(|| self.bytes()) {
                 return Found::GaveUp(bound);
             }
@@ -273,10 +258,49 @@ impl<'m, M: Model> Search<'m, M> {
                 }
                 op = self.pure.behind(op);
             }
+            if self.model.unseen(self.state) {
+                self.tidy(None);
+            }
             match self.by_end.get(self.first as usize) {
                 Some(target) if self.placed[*target as usize] => {}
                 _ => return,
             }
+        }
+    }
+
+    /// Places writes that nobody sees, and those seen only by operations that may stand next too, together with these:
+    /// all but `except`. In an unseen state, or right before something overwrites the state, this costs nothing.
+    fn tidy(&mut self, except: Option<Op>) {
+        let horizon = self.horizon();
+        let head = self.writes.head();
+        let mut op = self.writes.behind(head);
+        while op != head && self.spans[op as usize].call < horizon {
+            if except != Some(op) {
+                if self.model.idle(op, self.first) {
+                    self.place(op);
+                } else if let Some((state, lookers)) = self.model.visit(op, self.first) {
+                    self.visit(op, state, lookers, horizon);
+                }
+            }
+            op = self.writes.behind(op);
+        }
+    }
+
+    /// Places `op`, which makes `state`, and those who look at it, if all of the `lookers` may stand next.
+    fn visit(&mut self, op: Op, state: State, lookers: u32, horizon: Moment) {
+        let (marks, mut left) = (self.marks.len() as u32, lookers);
+        self.place(op);
+        let head = self.pure.head();
+        let mut look = self.pure.behind(head);
+        while look != head && self.spans[look as usize].call < horizon {
+            if self.model.step(state, look).is_some() {
+                self.place(look);
+                left -= 1;
+            }
+            look = self.pure.behind(look);
+        }
+        if left > 0 {
+            self.take_back(marks);
         }
     }
 
@@ -289,11 +313,16 @@ impl<'m, M: Model> Search<'m, M> {
             self.first = first;
             while let Some(op) = self.next_choice() {
                 let Some(next) = self.model.step(state, op) else { continue };
-                if next == state && self.group_of[op as usize] != NO_GROUP {
+                if self.model.overwrites(op) {
+                    self.tidy(Some(op));
+                }
+                // What need not be done and changes nothing is not done, unless it hides something.
+                let hides = self.marks.len() > marks as usize;
+                if next == state && self.group_of[op as usize] != NO_GROUP && !hides {
                     continue;
                 }
                 self.place(op);
-                if self.model.hopeless(state, next) {
+                if self.model.hopeless(op, first, state, next) {
                     self.take_back(marks);
                     continue;
                 }
@@ -325,7 +354,8 @@ impl<'m, M: Model> Search<'m, M> {
                         continue;
                     }
                     frame.next = Choice::Behind(op);
-                    if op != target && self.first_twin(op, horizon) == op {
+                    if op != target && self.first_twin(op, horizon) == op && !self.model.idle(op, self.first)
+                    {
                         return Some(op);
                     }
                 }
@@ -483,8 +513,13 @@ impl<'m, M: Model> Search<'m, M> {
     }
 
     fn note_furthest(&mut self) {
-        if self.furthest.as_ref().is_some_and(|furthest| self.marks.len() > furthest.order.len()) {
-            self.furthest = Some(Furthest { order: self.order(), state: self.state });
+        if let Some(furthest) = &self.furthest {
+            let must =
+                |order: &[Op]| order.iter().filter(|op| self.group_of[**op as usize] == NO_GROUP).count();
+            let order = self.order();
+            if must(&order) > must(furthest) {
+                self.furthest = Some(order);
+            }
         }
     }
 

@@ -34,7 +34,10 @@ impl LogAgreement {
             let Some((&index, &(term, who))) = neighbour else { continue };
             if (lower_first && term > last.term) || (!lower_first && term < last.term) {
                 let other = LogId { term, index };
-                return Err(Failure::new(RULE, format!("{who} committed {other} and {node} committed {last}")));
+                return Err(Failure::new(
+                    RULE,
+                    format!("{who} committed {other} and {node} committed {last}"),
+                ));
             }
         }
         Ok(())

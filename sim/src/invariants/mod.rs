@@ -78,8 +78,12 @@ impl Invariants {
             }
             Event::SnapshotAccepted { meta } => {
                 rules.installs += 1;
-                let result = rules.log_agreement.committed(node, meta.last);
-                rules.note(result);
+                // What a snapshot holds was committed.
+                let results = [
+                    rules.commit_monotone.committed(node, meta.last),
+                    rules.log_agreement.committed(node, meta.last),
+                ];
+                results.into_iter().for_each(|result| rules.note(result));
             }
             _ => {}
         }
@@ -94,6 +98,11 @@ impl Invariants {
             results.push(rules.state_hash.applied(node, index, hash));
         }
         results.into_iter().for_each(|result| rules.note(result));
+    }
+
+    /// Something else that must not be has happened.
+    pub fn fail(&self, failure: Failure) {
+        self.lock().note(Err(failure));
     }
 
     /// The first rule that was broken, if one was.

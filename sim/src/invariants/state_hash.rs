@@ -18,7 +18,8 @@ impl StateHash {
         if first_hash == hash {
             return Ok(());
         }
-        let text = format!("at {index} the state of {first} has hash {first_hash:016x}, that of {node} {hash:016x}");
+        let text =
+            format!("at {index} the state of {first} has hash {first_hash:016x}, that of {node} {hash:016x}");
         Err(Failure::new("state machine safety", text))
     }
 }

@@ -97,15 +97,17 @@ impl Draw {
 
     fn process(&mut self, at_ns: u64, kind: FaultKind) {
         let silent = self.random.chance(400);
+        // Mostly as a loss of power, which is the harder case.
+        let keeps_unsynced = !silent && self.random.chance(250);
         match kind {
             FaultKind::Crash => {
-                let fault = Fault::Crash { node: self.target(), down_ns: self.down(), silent };
+                let fault =
+                    Fault::Crash { node: self.target(), down_ns: self.down(), silent, keeps_unsynced };
                 self.add(at_ns, fault);
             }
             FaultKind::CrashAtDiskCall => {
                 let calls = self.random.exponential(20);
-                let fault =
-                    Fault::CrashAtDiskCall { node: self.target(), calls, down_ns: self.down(), silent };
+                let fault = Fault::CrashAtDiskCall { node: self.target(), calls, down_ns: self.down() };
                 self.add(at_ns, fault);
             }
             FaultKind::PowerCut => {
@@ -115,7 +117,7 @@ impl Draw {
             FaultKind::RollingRestart => {
                 let (down_ns, gap_ns) = (self.down(), self.duration());
                 for (turn, id) in self.order().into_iter().enumerate() {
-                    let fault = Fault::Crash { node: Target::Node(id), down_ns, silent };
+                    let fault = Fault::Crash { node: Target::Node(id), down_ns, silent, keeps_unsynced };
                     self.add(at_ns + turn as u64 * (down_ns + gap_ns), fault);
                 }
             }

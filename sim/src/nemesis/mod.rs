@@ -1,3 +1,8 @@
-//! The nemesis: what goes wrong. [`draw`] makes up a plan's faults; the rest carries them out.
+//! The nemesis: what goes wrong. [`draw`] makes up a plan's faults, [`run`] carries them out.
 
 pub mod draw;
+#[cfg(madsim)]
+mod run;
+
+#[cfg(madsim)]
+pub use run::Nemesis;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use raft::core::{Event as CoreEvent, LogId, RoleName};
+use raft::core::{Event as CoreEvent, LogId};
 
 /// Who an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,8 +81,6 @@ pub enum Event<'a> {
     Applied {
         /// The last of them.
         last: LogId,
-        /// The role it has.
-        role: RoleName,
     },
     /// A client begins an operation.
     Invoke {
@@ -161,9 +159,7 @@ impl fmt::Display for Event<'_> {
             Self::Stopped { kind: StopKind::Killed, reason } => write!(f, "killed: {reason}"),
             Self::Stopped { kind: StopKind::ByItself, reason } => write!(f, "stops: {reason}"),
             Self::Core { event } => core_event(f, event),
-            Self::Applied { last, role } => {
-                write!(f, "applied {last} as {role:?}")
-            }
+            Self::Applied { last } => write!(f, "applied {last}"),
             Self::Invoke { number, operation } => write!(f, "#{number} {operation}"),
             Self::Return { number, outcome, detail } => write!(f, "#{number} -> {outcome} {detail}"),
             Self::Connected { connection, from, to } => write!(f, "connection {connection}: {from} to {to}"),
@@ -179,11 +175,13 @@ impl fmt::Display for Event<'_> {
 
 fn core_event(f: &mut fmt::Formatter<'_>, event: &CoreEvent) -> fmt::Result {
     match event {
-        CoreEvent::RoleChanged { role, term } => write!(f, "term={term} role={role:?}"),
-        CoreEvent::LeaderChanged { leader: Some(leader), term } => write!(f, "term={term} leader={leader}"),
-        CoreEvent::LeaderChanged { leader: None, term } => write!(f, "term={term} leader=none"),
-        CoreEvent::VoteGranted { to, term } => write!(f, "term={term} votes for {to}"),
-        CoreEvent::Committed { last } => write!(f, "commit={last}"),
+        CoreEvent::RoleChanged { role, term } => write!(f, "is {role:?} in term {term}"),
+        CoreEvent::LeaderChanged { leader: Some(leader), term } => {
+            write!(f, "takes {leader} for the leader of term {term}")
+        }
+        CoreEvent::LeaderChanged { leader: None, term } => write!(f, "knows no leader of term {term}"),
+        CoreEvent::VoteGranted { to, term } => write!(f, "votes for {to} in term {term}"),
+        CoreEvent::Committed { last } => write!(f, "committed {last}"),
         CoreEvent::Truncated { from } => write!(f, "log cut from {from}"),
         CoreEvent::ConfigurationChanged { index, configuration } => {
             write!(f, "configuration at {index}: voters {:?}", configuration.voters)

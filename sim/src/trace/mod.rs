@@ -2,19 +2,21 @@
 //!
 //! Each event is *always* hashed, so that two runs of a seed can be compared by one number, and is *kept* as a line
 //! of text only when somebody will read it (`replay`, the determinism test). Hashing takes no allocation, and so
-//! neither does building an [`Event`]: text that must be made first is made in [`Trace::note`] only if it is kept.
+//! neither does building an [`Event`], which borrows.
 //!
 //! What may not stand in a trace is what differs between two runs of one seed: sizes and timings of sled's files,
 //! addresses, process ids, wall-clock time.
 
 mod event;
 mod hasher;
+mod standing;
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use event::{Event, Source, StopKind};
 pub use hasher::TraceHasher;
+use standing::Standings;
 
 /// The trace of one world. Clones are the same trace.
 #[derive(Clone, Default)]
@@ -36,10 +38,11 @@ struct Kept {
     /// Leave out the events of single network segments and lane jobs.
     story_only: bool,
     echo: bool,
+    standings: Standings,
 }
 
 /// What of a trace is kept as text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Keep {
     /// Only the hash.
     Nothing,
@@ -49,14 +52,36 @@ pub enum Keep {
     Everything,
 }
 
+impl Keep {
+    /// The name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Story => "story",
+            Self::Everything => "everything",
+        }
+    }
+}
+
 impl Trace {
     /// An empty trace.
     #[must_use]
     pub fn new(keep: Keep) -> Self {
         let kept = match keep {
             Keep::Nothing => None,
-            Keep::Story => Some(Kept { lines: String::new(), story_only: true, echo: false }),
-            Keep::Everything => Some(Kept { lines: String::new(), story_only: false, echo: false }),
+            Keep::Story => Some(Kept {
+                lines: String::new(),
+                story_only: true,
+                echo: false,
+                standings: Standings::default(),
+            }),
+            Keep::Everything => Some(Kept {
+                lines: String::new(),
+                story_only: false,
+                echo: false,
+                standings: Standings::default(),
+            }),
         };
         let trace = Self::default();
         trace.lock().kept = kept;
@@ -87,13 +112,15 @@ impl Trace {
         source.hash(&mut state.hasher);
         event.hash(&mut state.hasher);
         let Some(kept) = &mut state.kept else { return };
+        kept.standings.note(source, event);
         if kept.story_only && event.is_detail() {
             return;
         }
         let begin = kept.lines.len();
         let (seconds, nanos) = (at_ns / 1_000_000_000, at_ns % 1_000_000_000);
         // Writing to a String does not fail.
-        let _ = writeln!(kept.lines, "{seconds:>4}.{nanos:09} {source:<8} {event}");
+        let standing = kept.standings.of(source);
+        let _ = writeln!(kept.lines, "{seconds:>4}.{nanos:09} {source:<6} {standing:<20} {event}");
         if kept.echo {
             print!("{}", &kept.lines[begin..]);
             kept.lines.truncate(begin);

@@ -1,0 +1,184 @@
+//! Real `raftkv` processes for tests: on free ports, in temporary directories, and never left behind.
+#![allow(dead_code, reason = "each test uses its own part of it")]
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kv::client::{Client, ClientOptions};
+use raft::clock::{Clock, Monotonic, RealClock};
+use raft::net::RealNet;
+
+pub(crate) const RAFTKV: &str = env!("CARGO_BIN_EXE_raftkv");
+
+/// A process that is killed when it is dropped.
+pub(crate) struct Process {
+    pub(crate) child: Child,
+}
+
+impl Process {
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Sends SIGTERM.
+    pub(crate) fn terminate(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Ports that are free now. All are held until all are found, so that they differ.
+pub(crate) fn free_ports(count: usize) -> Vec<u16> {
+    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+}
+
+pub(crate) fn example(id: usize) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("examples/node{id}.toml"));
+    std::fs::read_to_string(path).unwrap()
+}
+
+/// Three nodes, configured by the example files, with other ports and directories.
+pub(crate) struct Cluster {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) endpoints: Vec<String>,
+    pub(crate) nodes: Vec<Option<Process>>,
+}
+
+impl Cluster {
+    pub(crate) fn configured() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let ports = free_ports(6);
+        for id in 1..=3 {
+            let mut text = example(id).replace("\"/var/raftkv", &format!("\"{}", dir.path().display()));
+            for (n, port) in ports.iter().enumerate() {
+                // 23800, 23801, 23810, ..
+                let documented = 23800 + n / 2 * 10 + n % 2;
+                text = text.replace(&format!("127.0.0.1:{documented}"), &format!("127.0.0.1:{port}"));
+            }
+            std::fs::write(dir.path().join(format!("node{id}.toml")), text).unwrap();
+        }
+        let endpoints = ports.iter().step_by(2).map(|port| format!("127.0.0.1:{port}")).collect();
+        Self { dir, endpoints, nodes: vec![None, None, None] }
+    }
+
+    pub(crate) fn started() -> Self {
+        let mut cluster = Self::configured();
+        for id in 1..=3 {
+            cluster.start(id);
+        }
+        cluster
+    }
+
+    pub(crate) fn config(&self, id: usize) -> PathBuf {
+        self.dir.path().join(format!("node{id}.toml"))
+    }
+
+    pub(crate) fn start(&mut self, id: usize) {
+        let log = self.dir.path().join(format!("node{id}.log"));
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+        let mut command = Command::new(RAFTKV);
+        command.args(["serve", "--stop-with-stdin", "--config"]).arg(self.config(id));
+        // The pipe ends with this process, however it ends.
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
+        self.nodes[id - 1] = Some(Process { child: command.spawn().unwrap() });
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self, id: usize) {
+        self.nodes[id - 1] = None;
+    }
+
+    pub(crate) fn client(&self, seed: u64) -> Client {
+        client(&self.endpoints, seed)
+    }
+
+    /// Runs a client command.
+    pub(crate) fn raftkv(&self, args: &[&str]) -> Output {
+        self.raftkv_with(args, "")
+    }
+
+    /// Runs a client command with this on its stdin.
+    pub(crate) fn raftkv_with(&self, args: &[&str], stdin: &str) -> Output {
+        let endpoints = self.endpoints.join(",");
+        let args: Vec<_> = args.iter().copied().chain(["--endpoints", &endpoints]).collect();
+        raftkv(&args, stdin)
+    }
+
+    /// What the nodes logged, for the message of a test that failed.
+    pub(crate) fn logs(&self) -> String {
+        let log = |id: usize| {
+            std::fs::read_to_string(self.dir.path().join(format!("node{id}.log"))).unwrap_or_default()
+        };
+        (1..=3).map(|id| format!("--- node {id}\n{}", log(id))).collect()
+    }
+}
+
+pub(crate) fn client(endpoints: &[String], seed: u64) -> Client {
+    let options =
+        ClientOptions { request_timeout: Duration::from_secs(10), seed, ..ClientOptions::default() };
+    Client::new(Arc::new(RealClock), Arc::new(RealNet), endpoints.iter().cloned(), options).unwrap()
+}
+
+/// Runs `raftkv` to its end.
+pub(crate) fn raftkv(args: &[&str], stdin: &str) -> Output {
+    let mut command = Command::new(RAFTKV);
+    command
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .env_remove("RUST_LOG");
+    let mut child = command.spawn().unwrap();
+    // It may end without having read its stdin.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+pub(crate) fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+pub(crate) fn code(output: &Output) -> i32 {
+    output.status.code().unwrap_or(-1)
+}
+
+pub(crate) fn now() -> Monotonic {
+    RealClock.now()
+}
+
+pub(crate) async fn sleep_ms(ms: u64) {
+    raft::clock::sleep(&RealClock, Duration::from_millis(ms)).await;
+}
+
+pub(crate) fn run<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+/// Waits until `condition` holds, at most so many seconds.
+pub(crate) async fn eventually<F: Future<Output = bool>>(
+    seconds: u64,
+    what: &str,
+    mut condition: impl FnMut() -> F,
+) {
+    let deadline = now() + Duration::from_secs(seconds);
+    while !condition().await {
+        assert!(now() < deadline, "within {seconds} s: {what}");
+        sleep_ms(20).await;
+    }
+}

@@ -1,0 +1,365 @@
+//! Snapshots on their own streams.
+
+use std::io::{Read, Write};
+
+use super::*;
+use crate::codec::FRAME_HEADER_BYTES;
+use crate::core::{Configuration, SnapshotMeta};
+use crate::transport::testing::Lines;
+use crate::transport::transfer::{Frame, Reply};
+
+const MIB: usize = 1 << 20;
+
+fn meta(index: u64) -> SnapshotMeta {
+    SnapshotMeta { last: LogId::new(1, index), configuration: Configuration::of_voters((1..=3).map(NodeId)) }
+}
+
+/// Bytes that differ from those of any other seed at every place.
+fn state(seed: u8, bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|i| (i / 251) as u8 ^ seed).collect()
+}
+
+fn take_snapshot(node: &Node, index: u64, state: &[u8]) -> SnapshotFile {
+    let mut writer = node.snapshots.create(&meta(index)).unwrap();
+    writer.write_all(state).unwrap();
+    writer.commit().unwrap()
+}
+
+fn read_snapshot(node: &Node, file: &SnapshotFile) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    node.snapshots.reader(file).unwrap().read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+fn staged_files(node: &Node) -> usize {
+    use crate::disk::Disk;
+    node.disk.list(Path::new("/snapshots")).unwrap().iter().filter(|name| name.ends_with(".tmp")).count()
+}
+
+impl Node {
+    async fn snapshot(&mut self) -> (NodeId, Term, SnapshotFile) {
+        match self.until(|i| matches!(i, Incoming::Snapshot { .. })).await {
+            Incoming::Snapshot { from, term, file } => (from, term, file),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn sent(&mut self) -> (SnapshotOutcome, LogId) {
+        match self.until(|i| matches!(i, Incoming::SnapshotSent { .. })).await {
+            Incoming::SnapshotSent { outcome, last, .. } => (outcome, last),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_arrives_whole_and_messages_go_on_beside_it() {
+    for bytes in [0, 1, MIB, 9 * MIB + 17] {
+        let world = World::new();
+        let (mut one, mut two) = world.pair().await;
+        let state = state(1, bytes);
+        let file = take_snapshot(&one, 40, &state);
+        one.transport.send_snapshot(NodeId(2), Term(3), file.clone());
+        one.transport.send(heartbeat(1, 2, 9));
+        assert_eq!(two.message().await, heartbeat(1, 2, 9));
+        let (from, term, received) = two.snapshot().await;
+        assert_eq!(
+            (from, term, &received.meta, received.bytes),
+            (NodeId(1), Term(3), &file.meta, file.bytes)
+        );
+        assert_eq!(read_snapshot(&two, &received), state);
+        assert_eq!(one.sent().await, (SnapshotOutcome::Delivered, LogId::new(1, 40)));
+        assert_eq!(two.snapshots.newest(), Some(received));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn delivered_means_durable() {
+    let world = World::new();
+    let (mut one, two) = world.pair().await;
+    let state = state(1, 3 * MIB);
+    one.transport.send_snapshot(NodeId(2), Term(3), take_snapshot(&one, 40, &state));
+    assert_eq!(one.sent().await.0, SnapshotOutcome::Delivered);
+    let after = two.disk.crash(crate::transport::testing::Unsynced::Lost);
+    let snapshots = SnapshotDir::open(Arc::new(after), Path::new("/snapshots"), CLUSTER).unwrap();
+    let found = snapshots.newest().expect("it is there after a crash");
+    let mut bytes = Vec::new();
+    snapshots.reader(&found).unwrap().read_to_end(&mut bytes).unwrap();
+    assert_eq!(bytes, state);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_break_in_the_middle_fails_and_leaves_nothing_behind() {
+    for cut_at in [1, 100, MIB as u64 / 2, 2 * MIB as u64, 4 * MIB as u64] {
+        let world = World::new();
+        let (mut one, mut two) = world.pair().await;
+        let state = state(1, 5 * MIB);
+        let file = take_snapshot(&one, 40, &state);
+        world.net.cut_next_at(cut_at);
+        one.transport.send_snapshot(NodeId(2), Term(3), file.clone());
+        assert_eq!(one.sent().await, (SnapshotOutcome::Failed, LogId::new(1, 40)));
+        settle().await;
+        assert_eq!((staged_files(&two), two.snapshots.newest()), (0, None), "cut at {cut_at}");
+
+        one.transport.send_snapshot(NodeId(2), Term(3), file);
+        assert_eq!(one.sent().await.0, SnapshotOutcome::Delivered);
+        let (_, _, received) = two.snapshot().await;
+        assert_eq!(read_snapshot(&two, &received), state);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn chunks_of_a_broken_transfer_never_get_into_the_next_one() {
+    let world = World::new();
+    let (mut one, mut two) = world.pair().await;
+    let file = take_snapshot(&one, 40, &state(1, 6 * MIB));
+    world.net.cut_next_at(3 * MIB as u64);
+    one.transport.send_snapshot(NodeId(2), Term(3), file);
+    assert_eq!(one.sent().await.0, SnapshotOutcome::Failed);
+    let newer = state(2, 6 * MIB);
+    let file = take_snapshot(&one, 50, &newer);
+    one.transport.send_snapshot(NodeId(2), Term(3), file);
+    assert_eq!(one.sent().await.0, SnapshotOutcome::Delivered);
+    let (_, _, received) = two.snapshot().await;
+    assert!(read_snapshot(&two, &received) == newer, "the state is a mixture");
+}
+
+/// A transfer by hand: what a node says to these frames.
+async fn offer(world: &World, frames: &[Frame]) -> Vec<Reply> {
+    let mut dialled = world.dial(&Hello { purpose: Purpose::Snapshot, ..hello(1, 2) }).await.unwrap();
+    dialled.reader.set_frame_bytes_max(u32::MAX);
+    let mut out = BytesMut::new();
+    for frame in frames {
+        encode_frame(frame, u32::MAX, &mut out).unwrap();
+    }
+    let mut replies = Vec::new();
+    let (mut written, mut open) = (0, true);
+    while open {
+        tokio::select! {
+            biased;
+            reply = within(LONG, dialled.reader.read::<Reply>()) => match reply {
+                Ok(Some(reply)) => replies.push(reply),
+                Ok(None) | Err(_) => open = false,
+            },
+            n = dialled.writer.write(&out[written..]), if written < out.len() => written += n.unwrap_or(out.len()),
+        }
+    }
+    replies
+}
+
+/// The frames of a transfer of a snapshot that `node` takes.
+fn frames(node: &Node, index: u64, transfer: u64, bytes: usize) -> Vec<Frame> {
+    let file = take_snapshot(node, index, &state(index as u8, bytes));
+    let mut chunks = node.snapshots.chunks(&file).unwrap();
+    let mut frames = vec![Frame::Begin { transfer, term: Term(3), meta: file.meta }];
+    while let Some(bytes) = chunks.next_chunk().unwrap() {
+        frames.push(Frame::Chunk { transfer, number: frames.len() as u64 - 1, bytes });
+    }
+    frames.push(Frame::End { transfer, chunks: frames.len() as u64 - 1 });
+    frames
+}
+
+fn failed(replies: &[Reply]) -> &str {
+    match replies.last() {
+        Some(Reply::Failed { why, .. }) => why,
+        other => panic!("not failed: {other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn wrong_frames_end_the_transfer() {
+    let world = World::new();
+    let one = world.node(1).await;
+    let mut two = world.node(2).await;
+    let good = frames(&one, 40, 7, 3 * MIB);
+    let other = frames(&one, 41, 8, 3 * MIB);
+    let change = |at: usize, frame: Frame| {
+        let mut frames = good.clone();
+        frames[at] = frame;
+        frames
+    };
+    let Frame::Chunk { bytes, .. } = &good[2] else { panic!("{:?}", good[2]) };
+    let mut bent = bytes.to_vec();
+    bent[1000] ^= 1;
+    let Frame::Chunk { bytes: foreign, .. } = &other[2] else { panic!() };
+    let cases = [
+        (change(2, other[2].clone()), "of transfer 8 within Some(7)"),
+        (change(2, Frame::Chunk { transfer: 7, number: 1, bytes: foreign.clone() }), "checksum is wrong"),
+        (change(2, Frame::Chunk { transfer: 7, number: 1, bytes: bent.into() }), "checksum is wrong"),
+        (change(2, good[3].clone()), "chunk 2 where 1 was expected"),
+        (change(3, good[2].clone()), "chunk 1 where 2 was expected"),
+        (change(2, good[0].clone()), "a second beginning"),
+        (change(3, Frame::End { transfer: 7, chunks: 2 }), "not complete"),
+        (change(3, Frame::End { transfer: 7, chunks: 9 }), "chunk 9 where 2"),
+        (good[1..].to_vec(), "no beginning"),
+        (change(0, other[0].clone()), "of transfer 7 within Some(8)"),
+    ];
+    for (frames, words) in cases {
+        let replies = offer(&world, &frames).await;
+        assert!(failed(&replies).contains(words), "{words}: {replies:?}");
+        assert!(!replies.iter().any(|reply| matches!(reply, Reply::Delivered { .. })));
+        settle().await;
+        assert_eq!((staged_files(&two), two.snapshots.newest()), (0, None), "{words}");
+    }
+    let replies = offer(&world, &good).await;
+    assert_eq!(replies.last(), Some(&Reply::Delivered { transfer: 7 }));
+    assert_eq!(two.snapshot().await.2.meta, meta(40));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chunk_that_does_not_come_is_waited_for_only_so_long() {
+    let world = World::new();
+    let one = world.node(1).await;
+    let two = world.node(2).await;
+    let begun = &frames(&one, 40, 7, 3 * MIB)[..3];
+    let before = world.clock.now();
+    assert!(failed(&offer(&world, begun).await).contains("silent"));
+    assert!(world.clock.now().since(before) <= 2 * PeerOptions::default().read_idle_max);
+    settle().await;
+    assert_eq!(staged_files(&two), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chunk_that_comes_slowly_is_waited_for() {
+    let world = World::new();
+    let one = world.node(1).await;
+    let mut two = world.node(2).await;
+    let mut dialled = world.dial(&Hello { purpose: Purpose::Snapshot, ..hello(1, 2) }).await.unwrap();
+    let mut out = BytesMut::new();
+    for frame in frames(&one, 40, 7, 3000) {
+        encode_frame(&frame, u32::MAX, &mut out).unwrap();
+    }
+    trickle(&world, &mut dialled, &out).await;
+    let mut reply = Reply::Progress { transfer: 0, chunks: 0 };
+    while let Reply::Progress { .. } = reply {
+        reply = within(LONG, dialled.reader.read::<Reply>()).await.unwrap().unwrap();
+    }
+    assert_eq!(reply, Reply::Delivered { transfer: 7 });
+    assert_eq!(two.snapshot().await.2.meta, meta(40));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_transfer_takes_the_place_of_an_older_one_but_not_the_other_way() {
+    let world = World::new();
+    let one = world.node(1).await;
+    let mut two = world.node(2).await;
+    let old = frames(&one, 40, 7, 3 * MIB);
+    let begun = offer(&world, &old[..3]);
+    let new = async {
+        settle().await;
+        let mut stale = frames(&one, 50, 8, MIB);
+        if let Frame::Begin { term, .. } = &mut stale[0] {
+            *term = Term(2);
+        }
+        let replies = offer(&world, &stale).await;
+        assert!(failed(&replies).contains("term 3 is under way"), "{replies:?}");
+        assert_eq!(staged_files(&two), 1, "the current one goes on");
+        offer(&world, &frames(&one, 60, 9, MIB)).await
+    };
+    let (begun, new) = tokio::join!(begun, new);
+    assert!(failed(&begun).contains("took its place"), "{begun:?}");
+    assert_eq!(new.last(), Some(&Reply::Delivered { transfer: 9 }));
+    assert_eq!(two.snapshot().await.2.meta, meta(60));
+    settle().await;
+    assert_eq!(staged_files(&two), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_order_takes_the_place_of_an_older_one_and_both_are_answered() {
+    let world = World::new();
+    let (mut one, mut two) = world.pair().await;
+    let first = take_snapshot(&one, 40, &state(1, 30 * MIB));
+    one.transport.send_snapshot(NodeId(2), Term(3), first);
+    while world.net.wires("n2").get(1).is_none_or(|wire| wire.written() < MIB as u64) {
+        tokio::task::yield_now().await;
+    }
+    let newer = state(2, 2 * MIB);
+    let second = take_snapshot(&one, 50, &newer);
+    one.transport.send_snapshot(NodeId(2), Term(3), second);
+    assert_eq!(one.sent().await, (SnapshotOutcome::Failed, LogId::new(1, 40)));
+    assert_eq!(one.sent().await, (SnapshotOutcome::Delivered, LogId::new(1, 50)));
+    let (_, _, received) = two.snapshot().await;
+    assert_eq!(read_snapshot(&two, &received), newer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_peers_get_snapshots_at_the_same_time() {
+    let world = World::new();
+    let mut one = world.node(1).await;
+    let (mut two, mut three) = (world.node(2).await, world.node(3).await);
+    let state = state(1, 5 * MIB);
+    let file = take_snapshot(&one, 40, &state);
+    one.transport.send_snapshot(NodeId(2), Term(3), file.clone());
+    one.transport.send_snapshot(NodeId(3), Term(3), file);
+    for _ in 0..2 {
+        assert_eq!(one.sent().await.0, SnapshotOutcome::Delivered);
+    }
+    for node in [&mut two, &mut three] {
+        let (_, _, received) = node.snapshot().await;
+        assert_eq!(read_snapshot(node, &received), state);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_disk_on_either_side_is_not_taken_for_death() {
+    let idle_max = PeerOptions::default().read_idle_max;
+    for slow in [1, 2] {
+        let world = World::new();
+        let lane = |id: u64| Arc::new(Inline { delay: (id == slow).then_some(idle_max * 3) });
+        let mut one = world.node_with(1, |config| config.blocking = lane(1)).await;
+        let mut two = world.node_with(2, |config| config.blocking = lane(2)).await;
+        let state = state(1, 6 * MIB);
+        let file = take_snapshot(&one, 40, &state);
+        one.transport.send_snapshot(NodeId(2), Term(3), file);
+        assert_eq!(one.sent().await.0, SnapshotOutcome::Delivered, "node {slow} has the slow disk");
+        let (_, _, received) = two.snapshot().await;
+        assert_eq!(read_snapshot(&two, &received), state);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frozen_receiver_fails_the_transfer() {
+    let world = World::new();
+    let (mut one, _two) = world.pair().await;
+    one.transport.send_snapshot(NodeId(2), Term(3), take_snapshot(&one, 40, &state(1, 8 * MIB)));
+    while world.net.wires("n2").len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    world.net.wires("n2")[1].freeze();
+    assert_eq!(one.sent().await.0, SnapshotOutcome::Failed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_order_is_answered() {
+    let (lines, _guard) = Lines::listen();
+    let world = World::new();
+    let mut one = world.node(1).await;
+    let file = take_snapshot(&one, 40, b"small");
+    one.transport.send_snapshot(NodeId(2), Term(3), file.clone());
+    assert_eq!(one.sent().await.0, SnapshotOutcome::Failed, "n2 is not there");
+    assert_eq!(lines.with("snapshot 40@1 did not reach n2: no connection").len(), 1);
+    one.transport.send_snapshot(NodeId(9), Term(3), file.clone());
+    assert_eq!(one.sent().await.0, SnapshotOutcome::Failed, "n9 is not a peer");
+    let _two = world.node(2).await;
+    one.disk.plant(file.path(), b"not a snapshot");
+    one.transport.send_snapshot(NodeId(2), Term(3), file);
+    assert_eq!(one.sent().await.0, SnapshotOutcome::Failed, "the file is damaged");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_at_the_receiver_fails_the_transfer_and_says_why() {
+    let (lines, _guard) = Lines::listen();
+    let world = World::new();
+    let (mut one, two) = world.pair().await;
+    two.disk.fail_after(4);
+    one.transport.send_snapshot(NodeId(2), Term(3), take_snapshot(&one, 40, &state(1, 6 * MIB)));
+    assert_eq!(one.sent().await.0, SnapshotOutcome::Failed);
+    assert!(two.disk.has_failed());
+    assert_eq!(lines.with("the receiver could not take it").len(), 1);
+}
+
+#[test]
+fn a_chunk_fits_into_the_default_frame() {
+    let chunk = crate::snapshot::FRAME_BYTES_MAX + FRAME_HEADER_BYTES + 64;
+    assert!((PeerOptions::default().frame_bytes_max as usize) > chunk);
+}

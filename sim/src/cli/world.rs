@@ -1,0 +1,116 @@
+//! The arguments that fix a world, shared by the commands that run one.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::plan::{Plan, PlanError};
+use crate::scenario::{Fixed, StoreKind};
+
+/// What is fixed of each world; the rest is drawn from its seed.
+#[derive(Args, Clone, Debug, Default)]
+pub struct WorldArguments {
+    /// What the stores keep their data in.
+    #[arg(long, value_enum, default_value_t)]
+    pub store: StoreKind,
+    /// How many nodes; drawn if not given.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub nodes: Option<u8>,
+}
+
+impl WorldArguments {
+    /// The same, for [`Plan::draw`].
+    #[must_use]
+    pub const fn fixed(&self) -> Fixed {
+        Fixed { nodes: self.nodes, store: self.store }
+    }
+
+    /// The same, for another process's command line.
+    #[must_use]
+    pub fn to_command_line(&self) -> Vec<String> {
+        let mut line = Vec::new();
+        if self.store != StoreKind::default() {
+            line.extend(["--store".to_owned(), self.store.name().to_owned()]);
+        }
+        if let Some(nodes) = self.nodes {
+            line.extend(["--nodes".to_owned(), nodes.to_string()]);
+        }
+        line
+    }
+}
+
+/// A world: a seed, or a plan in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum World {
+    /// Drawn from a seed.
+    Seed(u64),
+    /// Read from a file.
+    File(PathBuf),
+}
+
+impl std::str::FromStr for World {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(text.parse().map_or_else(|_| Self::File(text.into()), Self::Seed))
+    }
+}
+
+impl std::fmt::Display for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Seed(seed) => seed.fmt(f),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl World {
+    /// The world's plan.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is no plan.
+    pub fn plan(&self, fixed: Fixed) -> Result<Plan, PlanError> {
+        match self {
+            Self::Seed(seed) => Ok(Plan::draw(*seed, fixed)),
+            Self::File(path) => Plan::load(path),
+        }
+    }
+}
+
+/// Seeds from `first` up to but not including `end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeedRange {
+    /// The first.
+    pub first: u64,
+    /// The one after the last.
+    pub end: u64,
+}
+
+impl std::str::FromStr for SeedRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let range = text.split_once("..").and_then(|(first, end)| {
+            let (first, end) = (first.parse().ok()?, end.parse().ok()?);
+            (first < end).then_some(Self { first, end })
+        });
+        range
+            .ok_or_else(|| format!("{text:?} is no range of seeds; write A..B with A below B (B is not run)"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn worlds_and_ranges_are_read() {
+        assert_eq!("17".parse(), Ok(World::Seed(17)));
+        assert_eq!("a/plan.json".parse(), Ok(World::File("a/plan.json".into())));
+        assert_eq!("3..5".parse(), Ok(SeedRange { first: 3, end: 5 }));
+        for wrong in ["5", "5..5", "a..b", "7..3", ""] {
+            assert!(wrong.parse::<SeedRange>().is_err(), "{wrong}");
+        }
+    }
+}

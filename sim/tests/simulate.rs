@@ -1,0 +1,170 @@
+//! Simulated worlds as a test: `cargo test` at the root runs a few hundred.
+//!
+//! A plain build has no simulated world in it. So this test is compiled twice. In a plain build it calls cargo again,
+//! with the configuration of the simulated world, and passes its arguments on. There it runs:
+//!
+//! - the worlds of fixed seeds, on sled and in memory, and of fresh seeds, which are printed;
+//! - the plans in `regressions/`, each of which once broke a rule;
+//! - some worlds twice, in processes of their own, alone and within a sweep: all events must be the same.
+//!
+//! `RAFTKV_SIM_SEEDS` changes how many worlds of each kind are run. An argument runs only the parts whose name contains it.
+
+use std::process::{Command, ExitCode};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    imp::main(&arguments)
+}
+
+#[cfg(not(madsim))]
+mod imp {
+    use super::*;
+    use std::path::Path;
+
+    pub(crate) fn main(arguments: &[String]) -> ExitCode {
+        if arguments.iter().any(|argument| argument == "--list") {
+            println!("simulate: test\n\n1 test, 0 benchmarks");
+            return ExitCode::SUCCESS;
+        }
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.current_dir(root);
+        for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS"] {
+            if std::env::var_os(variable).is_some() {
+                println!("{variable} is set; it would override .cargo/madsim.toml, and is left out here");
+                cargo.env_remove(variable);
+            }
+        }
+        // A target directory from outside would make the two worlds rebuild each other.
+        cargo.env_remove("CARGO_TARGET_DIR").env_remove("CARGO_BUILD_TARGET_DIR");
+        cargo.args(["test", "--config", ".cargo/madsim.toml", "--profile", "sim", "-p", "raftkv-sim"]);
+        cargo.args(["--lib", "--test", "simulate", "--"]).args(arguments);
+        match cargo.status() {
+            Ok(status) if status.success() => ExitCode::SUCCESS,
+            Ok(_) => ExitCode::FAILURE,
+            Err(error) => {
+                eprintln!("cannot run cargo: {error}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+#[cfg(madsim)]
+mod imp {
+    use super::*;
+    use std::path::{Path, PathBuf};
+
+    const PROGRAM: &str = env!("CARGO_BIN_EXE_raftkv-sim");
+
+    /// A part of the test.
+    struct Part {
+        name: String,
+        run: Box<dyn Fn() -> Result<(), String>>,
+    }
+
+    fn part(name: impl Into<String>, run: impl Fn() -> Result<(), String> + 'static) -> Part {
+        Part { name: name.into(), run: Box::new(run) }
+    }
+
+    pub(crate) fn main(arguments: &[String]) -> ExitCode {
+        let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+        let mut parts = parts();
+        let all = parts.len();
+        parts.retain(|part| filters.is_empty() || filters.iter().any(|filter| part.name.contains(*filter)));
+        if arguments.iter().any(|argument| argument == "--list") {
+            parts.iter().for_each(|part| println!("{}: test", part.name));
+            println!("\n{} tests, 0 benchmarks", parts.len());
+            return ExitCode::SUCCESS;
+        }
+        println!("\nrunning {} tests", parts.len());
+        let mut failures = Vec::new();
+        for part in &parts {
+            let result = (part.run)();
+            println!("test {} ... {}", part.name, if result.is_ok() { "ok" } else { "FAILED" });
+            failures.extend(result.err().map(|why| (&part.name, why)));
+        }
+        for (name, why) in &failures {
+            println!("\n---- {name} ----\n{why}");
+        }
+        println!(
+            "\ntest result: {}. {} passed; {} failed; 0 ignored; 0 measured; {} filtered out\n",
+            if failures.is_empty() { "ok" } else { "FAILED" },
+            parts.len() - failures.len(),
+            failures.len(),
+            all - parts.len()
+        );
+        if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
+    fn parts() -> Vec<Part> {
+        let seeds = std::env::var("RAFTKV_SIM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(100_u64);
+        let fixed = format!("0..{seeds}");
+        let in_memory = fixed.clone();
+        let mut parts = vec![
+            part("fixed_seeds_on_sled", move || run(&["--seeds", &fixed])),
+            part("fixed_seeds_in_memory", move || run(&["--seeds", &in_memory, "--store", "memory"])),
+            part("fresh_seeds_on_sled", move || run(&["--count", &seeds.to_string()])),
+            part("a_seed_is_a_whole_world", a_seed_is_a_whole_world),
+        ];
+        for plan in regressions() {
+            let name = plan.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let run_plan = move || run(&["--plan", &plan.display().to_string()]);
+            parts.push(part(format!("regression_{name}"), run_plan));
+        }
+        parts
+    }
+
+    fn regressions() -> Vec<PathBuf> {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions");
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let mut plans: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        plans.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+        plans.sort();
+        plans
+    }
+
+    /// Runs worlds. What is printed goes to the terminal as it comes.
+    fn run(arguments: &[&str]) -> Result<(), String> {
+        let status = Command::new(PROGRAM).arg("run").args(arguments).status();
+        match status {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(format!("raftkv-sim run {}: {status}", arguments.join(" "))),
+            Err(error) => Err(format!("{PROGRAM}: {error}")),
+        }
+    }
+
+    fn output(arguments: &[&str]) -> Result<String, String> {
+        let output = Command::new(PROGRAM).args(arguments).output().map_err(|error| error.to_string())?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Same seed, same trace: byte for byte in two processes, and by its hash alone and within a sweep.
+    fn a_seed_is_a_whole_world() -> Result<(), String> {
+        const SEEDS: std::ops::Range<u64> = 3..7;
+        let sweep = output(&["run", "--seeds", "3..7", "--jobs", "2", "--json"])?;
+        for seed in SEEDS {
+            let status = Command::new(PROGRAM).args(["replay", &seed.to_string(), "--twice"]).status();
+            if !status.map_err(|error| error.to_string())?.success() {
+                return Err(format!("two runs of seed {seed} differ"));
+            }
+            let alone = output(&["one", &seed.to_string()])?;
+            let alone =
+                field(&alone, "trace_hash").ok_or_else(|| format!("no report of seed {seed}: {alone}"))?;
+            let line = sweep.lines().find(|line| field(line, "world").as_deref() == Some(&seed.to_string()));
+            let within = line.and_then(|line| field(line, "trace_hash"));
+            if within.as_deref() != Some(&alone) {
+                return Err(format!("seed {seed} has hash {alone} alone, and {within:?} within a sweep"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A field of the last line of output that is a JSON object and has it.
+    fn field(output: &str, name: &str) -> Option<String> {
+        let objects = output.lines().rev().filter_map(|line| serde_json::from_str(line).ok());
+        let mut values =
+            objects.filter_map(|object: serde_json::Value| object.get(name)?.as_str().map(str::to_owned));
+        values.next()
+    }
+}
