@@ -21,9 +21,6 @@ pub(crate) struct Meta {
     pub(crate) revision: Revision,
     /// The oldest revision that can be read. Invariant: `compacted <= revision`.
     pub(crate) compacted: Revision,
-    /// How many operations were executed, as against answered from a session: two nodes that differ in what they
-    /// take for a retry differ here at once, even if the keys come out the same.
-    pub(crate) executed: u64,
     /// The [chain](Chain) over everything applied.
     pub(crate) chain: Chain,
 }
@@ -58,8 +55,9 @@ impl Meta {
 /// A hash that runs along the log: each entry's effects are mixed into what stood before. Two nodes with the same hash at
 /// the same index did the same; from the first difference on they stay different.
 ///
-/// It covers effects, not commands: a node that does something else with the same command shows. It is no
-/// protection against anyone who wants a collision.
+/// It covers effects, not commands: a node that does something else with the same command shows, also one that does
+/// a command that another takes for a retry, even if the keys come out the same. It is no protection against anyone
+/// who wants a collision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Chain(pub(crate) u64);
 

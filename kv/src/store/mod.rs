@@ -72,7 +72,7 @@ impl From<StoreError> for StateMachineError {
 /// One change of one row: the new value, or `None` to remove it.
 pub type RowChange = (Vec<u8>, Option<Vec<u8>>);
 
-/// What a scan calls with each row's key and value.
+/// What a scan calls with each row's key and value. It must not call the store itself.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
 /// An engine: rows in byte order.

@@ -117,18 +117,24 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 fn command() -> impl Strategy<Value = Command> {
-    // Sessions are named by the index of their entry: small numbers hit some.
-    let session = (1..12_u64).prop_map(SessionId);
-    let stamp = (session.clone(), 1..8_u64, 0..5_u64)
-        .prop_map(|(session, request, acked_below)| SessionStamp { session, request, acked_below });
+    // 0 stands for the session opened last, 1 for the one before it, and so on.
+    let session = prop_oneof![4 => Just(0_u64), 2 => Just(1), 1 => 2..5_u64].prop_map(SessionId);
+    let acked = prop_oneof![3 => Just(0_u64), 1 => 1..5_u64];
+    let stamp = (session.clone(), 1..6_u64, acked).prop_map(|(session, request, acked_below)| SessionStamp {
+        session,
+        request,
+        acked_below,
+    });
     let body = prop_oneof![
-        3 => (1..2_000_u64).prop_map(|ttl_ms| CommandBody::OpenSession { ttl_ms }),
+        1 => (1..2_000_u64).prop_map(|ttl_ms| CommandBody::OpenSession { ttl_ms }),
         1 => session.clone().prop_map(|session| CommandBody::KeepAlive { session }),
         1 => session.prop_map(|session| CommandBody::CloseSession { session }),
-        12 => (prop::option::of(stamp), operation())
+        14 => (prop::option::of(stamp), operation())
             .prop_map(|(stamp, operation)| CommandBody::Operate { stamp, operation }),
     ];
-    (0..4_000_u64, body).prop_map(|(cluster_time_ms, body)| Command { cluster_time_ms, body })
+    // Mostly a little later than the command before; `Run` counts on from there.
+    (prop_oneof![8 => 0..50_u64, 1 => 0..3_000_u64], body)
+        .prop_map(|(cluster_time_ms, body)| Command { cluster_time_ms, body })
 }
 
 fn group() -> impl Strategy<Value = Vec<Option<Command>>> {
@@ -152,17 +158,43 @@ struct Run {
     kind: Kind,
     world: World,
     twin: Twin,
+    now_ms: u64,
+    opened: Vec<SessionId>,
 }
 
 impl Run {
+    /// Gives a command its time and its session, as they are now.
+    fn concrete(&mut self, command: &Command, index: u64) -> Command {
+        let mut command = command.clone();
+        // A clock that goes back now and then is no harm.
+        let back = if index.is_multiple_of(7) { 40 } else { 0 };
+        self.now_ms += command.cluster_time_ms;
+        command.cluster_time_ms = self.now_ms.saturating_sub(back);
+        let opened = &self.opened;
+        let resolve = |id: &mut SessionId| {
+            *id = opened.iter().rev().nth(id.0 as usize).copied().unwrap_or(SessionId(99));
+        };
+        match &mut command.body {
+            CommandBody::OpenSession { .. } => self.opened.push(SessionId(index)),
+            CommandBody::KeepAlive { session } | CommandBody::CloseSession { session } => resolve(session),
+            CommandBody::Operate { stamp: Some(stamp), .. } => resolve(&mut stamp.session),
+            CommandBody::Operate { stamp: None, .. } => {}
+        }
+        command
+    }
+
     fn apply(&mut self, group: &[Option<Command>]) {
         let first = self.world.log.len() as u64 + 1;
+        let group: Vec<_> = (first..)
+            .zip(group)
+            .map(|(index, command)| command.as_ref().map(|command| self.concrete(command, index)))
+            .collect();
         let payloads = group
             .iter()
             .map(|c| c.as_ref().map_or(Payload::Noop, |c| Payload::Command(c.encode())))
             .collect();
         let responses = self.world.apply(payloads);
-        for ((index, command), response) in (first..).zip(group).zip(responses) {
+        for ((index, command), response) in (first..).zip(&group).zip(responses) {
             if let Some(command) = command {
                 assert_eq!(response, self.twin.apply(index, command), "{index}: {command:?}");
             }
@@ -242,7 +274,9 @@ impl Run {
 }
 
 fn run(kind: Kind, steps: &[Step]) {
-    let mut run = Run { kind, world: World::new(kind), twin: Twin::default() };
+    let mut run = Run { kind, world: World::new(kind), twin: Twin::default(), now_ms: 0, opened: Vec::new() };
+    let open = Command { cluster_time_ms: 0, body: CommandBody::OpenSession { ttl_ms: 1_000 } };
+    run.apply(&[Some(open)]);
     for step in steps {
         run.step(step);
     }

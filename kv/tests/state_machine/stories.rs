@@ -553,6 +553,20 @@ fn the_state_hash_tells_histories_apart() {
     assert_ne!(twice[2].1, history(Kind::Memory, &["a"])[1].1);
 }
 
+// A node that does again what another takes for a retry shows at once, even if no key tells them apart.
+#[test]
+fn the_state_hash_tells_a_retry_from_a_repetition() {
+    let history = |requests: [u64; 2]| {
+        let mut w = World::new(Kind::Memory);
+        let s = w.open_session(1_000);
+        for request in requests {
+            w.stamped(s, request, 0, delete(key("nothing")));
+        }
+        w.reader.state_hash()
+    };
+    assert_ne!(history([1, 1]), history([1, 2]));
+}
+
 // Groups are applied as they come: the grouping changes nothing.
 #[test]
 fn grouping_does_not_matter() {

@@ -1,9 +1,10 @@
 //! One node's state machine with its disk and its log, and ways to hurt it.
 
+use std::collections::BTreeSet;
 use std::io::Read;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use kv::command::{
@@ -22,11 +23,13 @@ use raft::state_machine::{StateMachine, StateMachineError};
 pub(crate) struct Power {
     left: Arc<AtomicI64>,
     store: StoreKind,
+    /// Directories with names that a loss of power could take back.
+    unsynced: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 impl Power {
     fn on(store: StoreKind) -> Self {
-        Self { left: Arc::new(AtomicI64::new(i64::MAX)), store }
+        Self { left: Arc::new(AtomicI64::new(i64::MAX)), store, unsynced: Arc::default() }
     }
 
     fn cut_after(&self, calls: i64) {
@@ -100,12 +103,14 @@ impl Disk for FailingDisk {
         Ok(Box::new(FailingFile { file, power: self.0.clone() }))
     }
     fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+        self.0.unsynced.lock().unwrap().insert(to.parent().unwrap().to_owned());
         self.0.call(|| RealDisk.rename(from, to))
     }
     fn remove_file(&self, path: &Path) -> std::io::Result<()> {
         self.0.call(|| RealDisk.remove_file(path))
     }
     fn sync_dir(&self, path: &Path) -> std::io::Result<()> {
+        self.0.unsynced.lock().unwrap().remove(path);
         self.0.call(|| RealDisk.sync_dir(path))
     }
     fn lock_dir(&self, path: &Path) -> std::io::Result<DirLock> {
@@ -245,6 +250,7 @@ impl World {
         let job = self.machine().begin_checkpoint();
         let durable = job().unwrap();
         assert_eq!(durable, self.applied());
+        assert_eq!(*self.power.unsynced.lock().unwrap(), BTreeSet::new());
         durable
     }
 
