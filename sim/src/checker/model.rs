@@ -59,13 +59,25 @@ pub(crate) trait Model {
     /// Whether what `op` does is the same from whatever state it starts.
     fn overwrites(&self, op: Op) -> bool;
 
-    /// Whether nobody will see what `op` does, wherever it is placed; of the operations that have an end the first
-    /// `first` are placed.
+    /// Whether nobody will see what `op` makes of any state; of the operations that have an end the first `first` are
+    /// placed. But that it makes *another* state may matter: see [`stuck`](Model::stuck) and [`quiet`](Model::quiet).
     fn idle(&mut self, op: Op, first: u32) -> bool;
 
+    /// Whether an operation is left, not to be placed in `state` or in what may come of it, which only needs it to
+    /// change. Of the operations that have an end the first `first` are placed; those called before `horizon` may
+    /// be next.
+    fn stuck(&self, state: State, first: u32, horizon: Moment) -> bool;
+
+    /// Whether nothing that may be placed before `op` must be can make a state in which an operation is stuck: `op` is
+    /// not needed to leave it.
+    fn quiet(&self, op: Op) -> bool;
+
+    /// The one state that `op` agrees with, if there is only one.
+    fn needs(&self, op: Op) -> Option<State>;
+
     /// The state that `op` makes of any, and how many operations are left that must see it, if all of them only look,
-    /// and if it makes no difference to any other operation that it was visited.
-    fn visit(&mut self, op: Op, first: u32) -> Option<(State, u32)>;
+    /// and nothing else that sees it is left.
+    fn visit(&mut self, op: Op) -> Option<(State, u32)>;
 
     /// Whether nothing can complete the order, now that `op` was removed and has made `next` of `state`. Before it, of the
     /// operations that have an end the first `first` were placed.

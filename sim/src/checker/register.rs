@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     checker::Entry,
-    history::{Answer, History, Request, Text},
+    history::{Answer, History, Moment, Request, Text},
 };
 
 /// What an operation does to a state.
@@ -169,9 +169,21 @@ impl Model for Register<'_> {
         self.foresight && self.future.idle(&self.states, op, self.actions[op as usize], first)
     }
 
-    fn visit(&mut self, op: Op, first: u32) -> Option<(State, u32)> {
+    fn stuck(&self, state: State, first: u32, horizon: Moment) -> bool {
+        self.future.stuck(&self.spans, state, first, horizon)
+    }
+
+    fn quiet(&self, op: Op) -> bool {
+        self.future.quiet(&self.spans, self.spans[op as usize].ret)
+    }
+
+    fn needs(&self, op: Op) -> Option<State> {
+        self.future.needs(op)
+    }
+
+    fn visit(&mut self, op: Op) -> Option<(State, u32)> {
         let Action::Put(value) = self.actions[op as usize] else { return None };
-        let lookers = self.foresight.then(|| self.future.lookers(value, first))??;
+        let lookers = self.foresight.then(|| self.future.lookers(value))??;
         Some((value, lookers))
     }
 

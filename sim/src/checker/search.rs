@@ -277,8 +277,12 @@ impl<'m, M: Model> Search<'m, M> {
         while op != head && self.spans[op as usize].call < horizon {
             if except != Some(op) {
                 if self.model.idle(op, self.first) {
-                    self.place(op);
-                } else if let Some((state, lookers)) = self.model.visit(op, self.first) {
+                    if self.model.quiet(op) {
+                        self.place(op);
+                    }
+                } else if let Some((state, lookers)) = self.model.visit(op)
+                    && self.model.quiet(op)
+                {
                     self.visit(op, state, lookers, horizon);
                 }
             }
@@ -293,7 +297,7 @@ impl<'m, M: Model> Search<'m, M> {
         let head = self.pure.head();
         let mut look = self.pure.behind(head);
         while look != head && self.spans[look as usize].call < horizon {
-            if self.model.step(state, look).is_some() {
+            if self.model.needs(look) == Some(state) {
                 self.place(look);
                 left -= 1;
             }
@@ -354,8 +358,7 @@ impl<'m, M: Model> Search<'m, M> {
                         continue;
                     }
                     frame.next = Choice::Behind(op);
-                    if op != target && self.first_twin(op, horizon) == op && !self.model.idle(op, self.first)
-                    {
+                    if op != target && self.first_twin(op, horizon) == op && self.matters(op, horizon) {
                         return Some(op);
                     }
                 }
@@ -370,12 +373,22 @@ impl<'m, M: Model> Search<'m, M> {
                     }
                     frame.next = Choice::GroupBehind(group);
                     let op = operations[*placed as usize];
-                    if self.spans[op as usize].call < horizon && self.first_twin(op, horizon) == op {
+                    let next = self.spans[op as usize].call < horizon && self.first_twin(op, horizon) == op;
+                    if next && self.matters(op, horizon) {
                         return Some(op);
                     }
                 }
             }
         }
+    }
+
+    /// Whether it can matter that `op`, which is not the target, is placed here: somebody will see it, or an operation
+    /// needs the state to change, now or later. Else it can wait until something overwrites the state, or until it is
+    /// the target.
+    fn matters(&mut self, op: Op, horizon: Moment) -> bool {
+        !self.model.idle(op, self.first)
+            || self.model.stuck(self.state, self.first, horizon)
+            || !self.model.quiet(op)
     }
 
     /// Of the operations that do what `op` does and may stand next, the one that ends first.
