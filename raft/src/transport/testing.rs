@@ -157,6 +157,9 @@ impl AsyncRead for End {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         std::task::ready!(self.wire.check(cx))?;
+        if self.wire.lost.load(Ordering::SeqCst) {
+            return Poll::Pending;
+        }
         let piece = self.wire.piece_bytes.load(Ordering::SeqCst);
         if piece == 0 {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
