@@ -3,11 +3,11 @@
 use crate::history::Moment;
 
 use super::{
+    list::List,
     looks::Looks,
-    model::{NEVER, Op, Span, State},
+    model::{Expiry, NEVER, Op, Span, State},
     pieces::Pieces,
     register::Action,
-    search::List,
     spelling::Spelling,
     states::{ABSENT, EMPTY, States, UNSEEN},
 };
@@ -40,8 +40,9 @@ pub(crate) struct Future {
     /// Those that need a state, by end; those that make one, by call.
     observers: List,
     overwriters: List,
-    /// Those that fail, by call.
+    /// Those that fail, by call; and how many are left.
     failures: List,
+    failures_left: u32,
     looks: Looks,
 }
 
@@ -89,6 +90,7 @@ impl Future {
             endings: vec![None; states.count()],
             observers: List::new(actions.len(), by_end.into_iter()),
             overwriters: List::new(actions.len(), ops().filter(|op| makes[*op as usize] != UNSEEN)),
+            failures_left: 0,
             failures: List::new(actions.len(), ops().filter(|op| fails[*op as usize] != UNSEEN)),
             beginnings: looks.beginnings(states, &fails, &makes),
             spelling: Spelling::new(states, &looks, &pieces, &makes),
@@ -142,6 +144,7 @@ impl Future {
             change(&mut self.makers[self.makes[at] as usize]);
         }
         if self.fails[at] != UNSEEN {
+            change(&mut self.failures_left);
             for made in self.beginnings[self.fails[at] as usize].iter() {
                 change(&mut self.doubted[*made as usize]);
             }
@@ -157,16 +160,26 @@ impl Future {
         self.looks.expiry(states, state)
     }
 
-    /// The same for what an operation does.
-    pub(crate) fn action_expiry(&self, states: &States<'_>, action: Action) -> u32 {
-        let made = match action {
+    /// Until when somebody can see what an operation of unknown outcome does.
+    pub(crate) fn action_expiry(&self, states: &States<'_>, action: Action) -> Expiry {
+        match action {
             Action::Append(piece) => {
-                self.pieces.of(piece).map_or(0, |piece| self.spelling.piece_expiry[piece as usize])
+                let piece =
+                    self.pieces.of(piece).map_or(0, |piece| self.spelling.piece_expiry[piece as usize]);
+                Expiry { first: piece, spare: true }
             }
-            Action::Put(value) | Action::Cas(_, value) => self.looks.made_expiry(states, value),
-            Action::Get(_) | Action::CasFailed(_) => 0,
-        };
-        made.max(self.looks.failed())
+            Action::Put(value) => Expiry { first: self.looks.made_expiry(states, value), spare: true },
+            // It cannot change any state, only one.
+            Action::Cas(_, value) => {
+                Expiry { first: self.looks.made_expiry(states, value).max(self.looks.failed()), spare: false }
+            }
+            Action::Get(_) | Action::CasFailed(_) => Expiry { first: 0, spare: false },
+        }
+    }
+
+    /// How many failed cas are left that say anything.
+    pub(crate) fn failures_left(&self) -> u32 {
+        self.failures_left
     }
 
     /// Whether nobody will see what an operation does, wherever it is placed.

@@ -11,6 +11,7 @@
 
 mod counterexample;
 mod future;
+mod list;
 mod looks;
 mod memo;
 mod model;
@@ -22,6 +23,7 @@ mod search;
 mod shrink;
 mod spelling;
 mod states;
+mod unknown;
 pub mod witness;
 
 #[cfg(test)]

@@ -25,6 +25,16 @@ pub(crate) struct Span {
     pub(crate) class: u32,
 }
 
+/// When an operation of unknown outcome is no longer of use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expiry {
+    /// How many of the operations that have an end, counted by their ends, must be placed until nobody can see what it
+    /// does.
+    pub(crate) first: u32,
+    /// Whether it can change any state even then, for the sake of an operation that is [stuck](Model::stuck).
+    pub(crate) spare: bool,
+}
+
 /// A sequential specification, compiled for one search: states and operations are numbers.
 ///
 /// The search tells the model where it stands ([`remove`](Model::remove), [`restore`](Model::restore)), and so the model can know about the future what the search does not: which states are still looked at.
@@ -49,9 +59,11 @@ pub(crate) trait Model {
     /// operations that have an end, by their ends, the first `first` are placed.
     fn normal(&mut self, state: State, first: u32) -> State;
 
-    /// For an operation of unknown outcome: how many of the operations that have an end, counted by their ends, must
-    /// be placed until nobody can see any more what it does. The same for all of its class.
-    fn expiry(&self, op: Op) -> u32;
+    /// Until when somebody can see what an operation of unknown outcome does. The same for all of its class.
+    fn expiry(&self, op: Op) -> Expiry;
+
+    /// How many operations are left that may be [stuck](Model::stuck).
+    fn failures_left(&self) -> u32;
 
     /// Whether `state` is one that nobody can tell from others any more.
     fn unseen(&self, state: State) -> bool;

@@ -15,7 +15,7 @@
 
 use super::{
     future::Future,
-    model::{Model, NEVER, Op, Span, State},
+    model::{Expiry, Model, NEVER, Op, Span, State},
     states::{ABSENT, States, UNSEEN},
 };
 use crate::{
@@ -150,11 +150,15 @@ impl Model for Register<'_> {
         if self.foresight && self.future.expiry(&self.states, state) <= first { UNSEEN } else { state }
     }
 
-    fn expiry(&self, op: Op) -> u32 {
+    fn expiry(&self, op: Op) -> Expiry {
         if !self.foresight {
-            return NEVER;
+            return Expiry { first: NEVER, spare: false };
         }
         self.future.action_expiry(&self.states, self.actions[op as usize])
+    }
+
+    fn failures_left(&self) -> u32 {
+        self.future.failures_left()
     }
 
     fn unseen(&self, state: State) -> bool {
@@ -170,7 +174,7 @@ impl Model for Register<'_> {
     }
 
     fn stuck(&self, state: State, first: u32, horizon: Moment) -> bool {
-        self.future.stuck(&self.spans, state, first, horizon)
+        self.foresight && self.future.stuck(&self.spans, state, first, horizon)
     }
 
     fn quiet(&self, op: Op) -> bool {
