@@ -251,13 +251,13 @@ fn shape(operations: usize, clients: usize, keys: usize, weights: [u32; 5]) -> S
 
 /// Decides the history of `shape` and those in which something goes wrong, all within so many steps.
 fn decides_with_faults(shape: &Shape, faults: &[Fault], steps_per_operation: f64) {
-    for seed in 0..2 {
+    for seed in 0..1 {
         assert!(decided(shape, seed, steps_per_operation));
     }
     for fault in faults {
         // A fault may be hidden by what happens at the same time.
         let mut bad = 0;
-        for seed in 0..4 {
+        for seed in 0..3 {
             let fault = Some((shape.operations / 2, *fault));
             bad += u32::from(!decided(&Shape { fault, ..shape.clone() }, seed, steps_per_operation));
         }
@@ -267,7 +267,7 @@ fn decides_with_faults(shape: &Shape, faults: &[Fault], steps_per_operation: f64
 
 #[test]
 fn ten_clients_on_ten_keys_take_few_steps() {
-    for weights in [[5, 3, 0, 1, 1], [5, 3, 2, 1, 1], [1, 8, 0, 1, 0]] {
+    for weights in [[5, 3, 0, 1, 1], [5, 3, 2, 1, 1]] {
         let faults = [Fault::StaleRead, Fault::Garbage];
         decides_with_faults(&shape(10_000, 10, 10, weights), &faults, 0.2);
     }
