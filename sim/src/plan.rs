@@ -81,6 +81,13 @@ pub enum Fault {
         /// When each starts again, after its number times this.
         down_ns: u64,
     },
+    /// A node is asked to shut down. Once it has, what it had not synced is lost.
+    Shutdown {
+        /// Which.
+        node: Target,
+        /// When it starts again, whether it had come to an end by then or not.
+        down_ns: u64,
+    },
     /// A node's process stands still, its machine's kernel does not.
     Pause {
         /// Which.
@@ -356,6 +363,7 @@ impl Fault {
             },
             Self::Crash { node, .. }
             | Self::CrashAtDiskCall { node, .. }
+            | Self::Shutdown { node, .. }
             | Self::Pause { node, .. }
             | Self::SlowLinks { node, .. }
             | Self::Loss { node, .. }
@@ -409,6 +417,9 @@ impl fmt::Display for Fault {
                 write!(f, "crash of {node} after {calls} disk calls, down {}", Millis(*down_ns))
             }
             Self::PowerCut { down_ns } => write!(f, "power cut, down {}", Millis(*down_ns)),
+            Self::Shutdown { node, down_ns } => {
+                write!(f, "shutdown of {node}, up again after {}", Millis(*down_ns))
+            }
             Self::Pause { node, for_ns } => write!(f, "{node} paused for {}", Millis(*for_ns)),
             Self::Cut { cut, for_ns } => write!(f, "{cut} for {}", Millis(*for_ns)),
             Self::Reset { node, peer, both } => {

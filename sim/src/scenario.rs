@@ -80,6 +80,8 @@ pub enum FaultKind {
     PowerCut,
     /// One node after the other crashes and starts again.
     RollingRestart,
+    /// A node is shut down in order, and starts again.
+    Shutdown,
     /// A node's process stands still.
     Pause,
     /// The nodes fall into two groups that do not hear each other.
@@ -112,11 +114,12 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Crash,
         Self::CrashAtDiskCall,
         Self::PowerCut,
         Self::RollingRestart,
+        Self::Shutdown,
         Self::Pause,
         Self::Partition,
         Self::OneWay,

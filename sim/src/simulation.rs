@@ -31,7 +31,7 @@ use crate::time::VirtualTime;
 use crate::trace::{Event, Keep, Source, Trace};
 use crate::workload::client::{SimClient, connect};
 use crate::workload::ledger::Ledger;
-use crate::workload::record::Recorder;
+use crate::workload::record::{Outcome, Recorder};
 
 const MILLISECOND: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MILLISECOND;
@@ -44,6 +44,9 @@ const HEAL_NS_MAX: u64 = 120 * SECOND;
 const WATCH_NS: u64 = 20 * MILLISECOND;
 /// How much the black-box check may do for each key. More than enough; a bound so that it ends.
 const CHECK_STEPS_MAX: u64 = 20_000_000;
+
+/// The number of the first read of all keys at the end: behind those of all operations.
+const READ_ALL_NUMBER: u32 = 1_000_000;
 
 /// How to run a world.
 #[derive(Clone, Debug)]
@@ -256,16 +259,13 @@ impl Simulation {
     async fn read_all(&self) -> Result<(), Failure> {
         let over = Arc::new(AtomicBool::new(false));
         let mut client = SimClient::new(&self.world, 1, &self.recorder, &self.ledger, &over);
-        let (before, keys) = (self.recorder.counts()[0], u64::from(self.world.scenario.workload.keys));
         let reads = self.clients.spawn(async move {
-            for attempt in 0..100 {
-                client.perform(u32::MAX - attempt, &OperationKind::Range).await;
+            let mut number = READ_ALL_NUMBER;
+            while client.perform(number, &OperationKind::Range).await != Outcome::Ok {
+                number += 1;
             }
         });
-        let read = || self.recorder.counts()[0] >= before + keys;
-        self.wait("all keys are read", HEAL_NS_MAX, read).await?;
-        reads.abort();
-        Ok(())
+        self.wait("all keys are read", HEAL_NS_MAX, || reads.is_finished()).await
     }
 
     fn judge(&self) -> Result<(), Failure> {

@@ -55,6 +55,16 @@ struct SlotState {
     failed: Option<(Monotonic, String)>,
 }
 
+impl SlotState {
+    /// The connection, if it is fit for use; it counts as used then.
+    fn usable(&mut self, now: Monotonic, idle_max: Duration) -> Option<Connection> {
+        let idle = now.since(self.used_at) > idle_max;
+        self.used_at = now;
+        self.connection.take_if(|connection| idle || connection.is_closed());
+        self.connection.clone()
+    }
+}
+
 impl Directory {
     pub(super) fn new(endpoints: impl IntoIterator<Item = impl Into<String>>, seed: u64) -> Option<Self> {
         let endpoints: Vec<Arc<str>> = endpoints.into_iter().map(|e| Arc::from(e.into())).collect();
@@ -81,6 +91,13 @@ impl Directory {
         }
         if self.endpoints.get(self.cursor % self.endpoints.len().max(1)) == Some(address) {
             self.cursor = self.cursor.wrapping_add(1);
+        }
+    }
+
+    /// `address` did what only a leader does.
+    fn remember_leader(&mut self, address: &Arc<str>) {
+        if self.leader.as_ref() != Some(address) {
+            self.leader = Some(Arc::clone(address));
         }
     }
 
@@ -219,18 +236,18 @@ impl Inner {
 
     /// What an attempt means for its request.
     fn judge(&self, story: &mut Story, address: &Arc<str>, attempt: Attempt) -> Next {
-        let endpoint = address.to_string();
+        let endpoint = || address.to_string();
         let pause = match attempt {
             Attempt::Answered(Outcome::Done(reply)) => {
                 if story.kind != Kind::Anywhere {
-                    self.directory().leader = Some(Arc::clone(address));
+                    self.directory().remember_leader(address);
                 }
                 return Next::Return(Ok(reply));
             }
             Attempt::Answered(Outcome::NotDone(reason)) => {
                 let temporary = reason.is_temporary();
                 let pause = self.after_not_done(story, address, &reason);
-                let reason = Reason::NotDone { endpoint, reason };
+                let reason = Reason::NotDone { endpoint: endpoint(), reason };
                 if !temporary {
                     return Next::Return(Err(story.fail(reason)));
                 }
@@ -238,17 +255,17 @@ impl Inner {
                 pause
             }
             Attempt::NotSent(reason) => {
-                story.last = Some(Reason::Unreachable { endpoint, reason });
+                story.last = Some(Reason::Unreachable { endpoint: endpoint(), reason });
                 self.after_failure(story, address)
             }
             Attempt::Answered(Outcome::Unknown(reason)) => {
                 story.may_be_done();
-                story.last = Some(Reason::Unknown { endpoint, reason });
+                story.last = Some(Reason::Unknown { endpoint: endpoint(), reason });
                 self.after_failure(story, address)
             }
             Attempt::NoAnswer(reason) => {
                 story.may_be_done();
-                story.last = Some(Reason::NoAnswer { endpoint, reason });
+                story.last = Some(Reason::NoAnswer { endpoint: endpoint(), reason });
                 self.after_failure(story, address)
             }
         };
@@ -297,12 +314,14 @@ impl Inner {
     /// Sends once, and waits until `deadline` for what becomes of it.
     async fn attempt(&self, address: &Arc<str>, body: Arc<RequestBody>, deadline: Monotonic) -> Attempt {
         let slot = self.directory().slot(address);
-        let connection =
-            match clock::timeout_at(&*self.clock, deadline, self.connection(&slot, address)).await {
+        let connection = match self.open_connection(&slot) {
+            Some(connection) => connection,
+            None => match clock::timeout_at(&*self.clock, deadline, self.connection(&slot, address)).await {
                 Ok(Ok(connection)) => connection,
                 Ok(Err(why)) => return Attempt::NotSent(why),
                 Err(clock::Elapsed) => return Attempt::NotSent("no connection in time".into()),
-            };
+            },
+        };
         match clock::timeout_at(&*self.clock, deadline, connection.request(body)).await {
             Ok(Ok(outcome)) => Attempt::Answered(outcome),
             Ok(Err(Lost { sent: false, why })) => Attempt::NotSent(why),
@@ -317,15 +336,17 @@ impl Inner {
         }
     }
 
+    /// The connection to an address if it is there and fit for use, without waiting.
+    fn open_connection(&self, slot: &Slot) -> Option<Connection> {
+        slot.state.try_lock().ok()?.usable(self.clock.now(), self.options.idle_max)
+    }
+
     /// The connection to an address; opens one if there is none that is fit for use.
     async fn connection(&self, slot: &Slot, address: &Arc<str>) -> Result<Connection, String> {
         let mut state = slot.state.lock().await;
         let now = self.clock.now();
-        let idle = now.since(state.used_at) > self.options.idle_max;
-        state.used_at = now;
-        match &state.connection {
-            Some(connection) if !idle && !connection.is_closed() => return Ok(connection.clone()),
-            _ => state.connection = None,
+        if let Some(connection) = state.usable(now, self.options.idle_max) {
+            return Ok(connection);
         }
         // Those who waited for the same connection need not try again one after the other.
         match &state.failed {

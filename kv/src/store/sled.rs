@@ -36,16 +36,19 @@ pub struct SledOptions {
     pub root: PathBuf,
     /// The size of sled's page cache in bytes.
     pub cache_bytes: u64,
+    /// The size of sled's segments in bytes, a power of two. What sled writes at once (a leaf of about 16 rows) must
+    /// fit in a quarter of one. Smaller ones are opened faster.
+    pub segment_bytes: usize,
     /// Called with the store's directory after each flush, when no write of ours is under way. The simulator takes
     /// its crash image there.
     pub after_flush: Option<AfterFlush>,
 }
 
 impl SledOptions {
-    /// Stores under `root`, with a cache of 64 MiB.
+    /// Stores under `root`, with a cache of 64 MiB and segments of 512 KiB.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), cache_bytes: 64 << 20, after_flush: None }
+        Self { root: root.into(), cache_bytes: 64 << 20, segment_bytes: SEGMENT_BYTES, after_flush: None }
     }
 
     fn dir(&self, number: u64) -> PathBuf {
@@ -82,7 +85,7 @@ impl SledOptions {
             return Ok(None);
         }
         remove_half_written_snapshots(&dir)?;
-        match open_db(&dir, self.cache_bytes) {
+        match open_db(&dir, self) {
             Ok(db) => Ok(Some(SledStore { db, dir, after_flush: self.after_flush.clone() })),
             Err(sled::Error::Corruption { at, .. }) => {
                 tracing::error!(store = %dir.display(), ?at, "sled finds the store damaged");
@@ -96,7 +99,7 @@ impl SledOptions {
     pub(crate) fn create(&self, number: u64) -> Result<SledStore, StoreError> {
         self.remove(number)?;
         let dir = self.dir(number);
-        let db = open_db(&dir, self.cache_bytes).map_err(|error| failure(&dir, "create", error))?;
+        let db = open_db(&dir, self).map_err(|error| failure(&dir, "create", error))?;
         Ok(SledStore { db, dir, after_flush: self.after_flush.clone() })
     }
 
@@ -112,11 +115,11 @@ impl SledOptions {
     }
 }
 
-fn open_db(dir: &Path, cache_bytes: u64) -> sled::Result<sled::Db> {
+fn open_db(dir: &Path, options: &SledOptions) -> sled::Result<sled::Db> {
     let config = sled::Config::new()
         .path(dir)
-        .cache_capacity(cache_bytes)
-        .segment_size(SEGMENT_BYTES)
+        .cache_capacity(options.cache_bytes)
+        .segment_size(options.segment_bytes)
         .flush_every_ms(None);
     let mut attempts = 0;
     loop {

@@ -133,6 +133,26 @@ async fn one_member_forms_at_once_and_stays_what_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_record_that_cannot_be_written_forms_nothing() {
+    let mut world = World::new();
+    for calls in 0.. {
+        let disk = CrashDisk::default();
+        let config = world.config(&disk, &[1]);
+        let identity = open(&disk, Path::new(DIR), NodeId(1), 1).unwrap();
+        let mut listener = world.net.listen("n1").await.unwrap();
+        disk.fail_after(calls);
+        match form(config, identity, &mut *listener).await {
+            Ok(identity) => {
+                assert_eq!(on_disk(&disk), identity.cluster);
+                assert!(calls >= 4, "create, write, sync, rename, sync the directory");
+                break;
+            }
+            Err(error) => assert!(matches!(error, FormationError::Identity(_)), "{error}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_forms_before_the_last_listed_member_has_come() {
     let (lines, _guard) = Lines::listen();
     let mut world = World::new();

@@ -188,6 +188,13 @@ impl Outbox {
         *self.lock() = State::default();
     }
 
+    /// How many bytes wait.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        let state = self.lock();
+        state.control.frames.len() + state.appends.iter().map(|batch| batch.frames.len()).sum::<usize>()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

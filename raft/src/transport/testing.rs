@@ -88,6 +88,8 @@ pub(crate) struct Wire {
     cut: AtomicBool,
     /// Nothing moves any more; nobody is told.
     frozen: AtomicBool,
+    /// What is written is gone, and nobody is told: the other end, or the way to it, is no more.
+    lost: AtomicBool,
     /// At most this much moves in one call; 0 is no limit.
     piece_bytes: AtomicUsize,
     /// The byte at this position of what the dialler writes is changed. 0 is none, so positions count from 1.
@@ -109,6 +111,10 @@ impl Wire {
 
     pub(crate) fn freeze(&self) {
         self.frozen.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn lose(&self) {
+        self.lost.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn is_cut(&self) -> bool {
@@ -151,6 +157,9 @@ impl AsyncRead for End {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         std::task::ready!(self.wire.check(cx))?;
+        if self.wire.lost.load(Ordering::SeqCst) {
+            return Poll::Pending;
+        }
         let piece = self.wire.piece_bytes.load(Ordering::SeqCst);
         if piece == 0 {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -167,6 +176,9 @@ impl AsyncWrite for End {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         std::task::ready!(self.wire.check(cx))?;
         let wire = Arc::clone(&self.wire);
+        if wire.lost.load(Ordering::SeqCst) {
+            return Poll::Ready(Ok(buf.len()));
+        }
         let piece = wire.piece_bytes.load(Ordering::SeqCst);
         let mut data = if piece == 0 { buf } else { &buf[..piece.min(buf.len())] }.to_vec();
         let before = wire.written();

@@ -20,9 +20,10 @@
 //!   sequence number is never used twice. What an earlier use of the file left behind, or what was moved there by
 //!   a disk, does not pass.
 //! - Torn is not corrupt (rule 3). Whatever is bad behind the point up to which syncs are *known* to have completed
-//!   was promised to nobody and is cut; before it, the log does not open. See `recovery`.
+//!   is cut; before it, the log does not open. See `recovery`. What was synced is known as such from the next group
+//!   or the next [`Wal::attest`] on; in between, damage to the last synced group is taken for a torn tail.
 //! - Fail-stop (rule 2): after any failed call the log is poisoned, and every later call fails. Only a new process
-//!   looks again at what the disk holds.
+//!   looks again at what the disk holds, and writes again what may never have reached it.
 //! - A log that should be there and is not is an error, never an empty log: an empty log would forget its votes.
 //!
 //! # What it relies on

@@ -8,7 +8,7 @@
 //! - A segment that has a successor was durable before that was begun. It must hold every entry up to the
 //!   successor's `prev`, or it is damaged.
 //! - In the newest segment, the first bad record ends the log. If it stands before the attested point it had been
-//!   durable, and this is damage. Behind it, it is a torn tail and is cut: no one was ever told about it.
+//!   durable, and this is damage. Behind it, it is a torn tail and is cut.
 //!
 //! The attested point is the highest that any mark in the segment names, also marks behind the bad record: those
 //! are told by their own check, since the chain does not reach them. Whether *records* behind it are valid says

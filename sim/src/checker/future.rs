@@ -1,11 +1,13 @@
 //! What is still to come for one key: who will look at which state, and what can still bring it about.
 
+use crate::history::Moment;
+
 use super::{
+    list::List,
     looks::Looks,
-    model::{NEVER, Op, Span, State},
+    model::{Expiry, NEVER, Op, Span, State},
     pieces::Pieces,
     register::Action,
-    search::List,
     spelling::Spelling,
     states::{ABSENT, EMPTY, States, UNSEEN},
 };
@@ -17,15 +19,20 @@ pub(crate) struct Future {
     needs: Vec<State>,
     /// The state that a put, delete or cas results in, by operation; else [`UNSEEN`].
     makes: Vec<State>,
+    /// The state that a failed cas expects and something can make, by operation; else [`UNSEEN`].
+    fails: Vec<State>,
     /// The piece an append adds, by operation; else `NO_PIECE`.
     piece: Vec<u32>,
-    /// How many operations not placed need, and make, each state.
+    /// How many operations not placed need each state, fail on it (or on what appends can make of it), and make it.
     needed: Vec<u32>,
+    doubted: Vec<u32>,
     makers: Vec<u32>,
     /// How many appends of each piece are not placed.
     pieces_left: Vec<u32>,
-    /// The pieces each needed state ends with; filled when first asked for.
+    /// The pieces each state ends with; filled when first asked for.
     endings: Vec<Option<Box<[u32]>>>,
+    /// The states that are made and of which each state that a cas fails on can come about, itself included.
+    beginnings: Vec<Box<[State]>>,
     pieces: Pieces,
     spelling: Spelling,
     /// Whether a cas of unknown outcome expects each state.
@@ -33,6 +40,9 @@ pub(crate) struct Future {
     /// Those that need a state, by end; those that make one, by call.
     observers: List,
     overwriters: List,
+    /// Those that fail, by call; and how many are left.
+    failures: List,
+    failures_left: u32,
     looks: Looks,
 }
 
@@ -44,7 +54,8 @@ impl Future {
         let ops = || 0..actions.len() as Op;
         let pieces = Pieces::new(states, actions);
         let (mut needs, mut makes) = (vec![UNSEEN; actions.len()], vec![UNSEEN; actions.len()]);
-        let mut piece = vec![NO_PIECE; actions.len()];
+        let (mut fails, mut piece) = (vec![UNSEEN; actions.len()], vec![NO_PIECE; actions.len()]);
+        let looks = Looks::new(states, actions, spans, &pieces);
         for (at, action) in actions.iter().enumerate() {
             match *action {
                 Action::Get(value) => needs[at] = value,
@@ -58,12 +69,12 @@ impl Future {
                         makes[at] = value;
                     }
                 }
+                Action::CasFailed(expect) if looks.says_anything(expect) => fails[at] = expect,
                 Action::CasFailed(_) => {}
             }
         }
         let mut by_end: Vec<Op> = ops().filter(|op| needs[*op as usize] != UNSEEN).collect();
         by_end.sort_unstable_by_key(|op| spans[*op as usize].ret);
-        let looks = Looks::new(states, actions, spans, &pieces);
         let mut tried = vec![false; states.count()];
         for op in ops().filter(|op| !must(*op)) {
             if let Action::Cas(expect, _) = actions[op as usize] {
@@ -73,17 +84,22 @@ impl Future {
         let mut future = Future {
             appends: pieces.count() > 0,
             needed: vec![0; states.count()],
+            doubted: vec![0; states.count()],
             makers: vec![0; states.count()],
             pieces_left: vec![0; pieces.count()],
             endings: vec![None; states.count()],
             observers: List::new(actions.len(), by_end.into_iter()),
             overwriters: List::new(actions.len(), ops().filter(|op| makes[*op as usize] != UNSEEN)),
+            failures_left: 0,
+            failures: List::new(actions.len(), ops().filter(|op| fails[*op as usize] != UNSEEN)),
+            beginnings: looks.beginnings(states, &fails, &makes),
             spelling: Spelling::new(states, &looks, &pieces, &makes),
             looks,
             tried,
             pieces,
             needs,
             makes,
+            fails,
             piece,
         };
         for op in ops() {
@@ -101,6 +117,9 @@ impl Future {
         if self.makes[at] != UNSEEN {
             self.overwriters.unlink(op);
         }
+        if self.fails[at] != UNSEEN {
+            self.failures.unlink(op);
+        }
     }
 
     pub(crate) fn restore(&mut self, op: Op) {
@@ -112,6 +131,9 @@ impl Future {
         if self.makes[at] != UNSEEN {
             self.overwriters.relink(op);
         }
+        if self.fails[at] != UNSEEN {
+            self.failures.relink(op);
+        }
     }
 
     fn count(&mut self, at: usize, change: impl Fn(&mut u32)) {
@@ -120,6 +142,12 @@ impl Future {
         }
         if self.makes[at] != UNSEEN {
             change(&mut self.makers[self.makes[at] as usize]);
+        }
+        if self.fails[at] != UNSEEN {
+            change(&mut self.failures_left);
+            for made in self.beginnings[self.fails[at] as usize].iter() {
+                change(&mut self.doubted[*made as usize]);
+            }
         }
         if self.piece[at] != NO_PIECE {
             change(&mut self.pieces_left[self.piece[at] as usize]);
@@ -132,32 +160,66 @@ impl Future {
         self.looks.expiry(states, state)
     }
 
-    /// The same for what an operation does.
-    pub(crate) fn action_expiry(&self, states: &States<'_>, action: Action) -> u32 {
-        let made = match action {
+    /// Until when somebody can see what an operation of unknown outcome does.
+    pub(crate) fn action_expiry(&self, states: &States<'_>, action: Action) -> Expiry {
+        match action {
             Action::Append(piece) => {
-                self.pieces.of(piece).map_or(0, |piece| self.spelling.piece_expiry[piece as usize])
+                let piece =
+                    self.pieces.of(piece).map_or(0, |piece| self.spelling.piece_expiry[piece as usize]);
+                Expiry { first: piece, spare: true }
             }
-            Action::Put(value) | Action::Cas(_, value) => self.looks.made_expiry(states, value),
-            Action::Get(_) | Action::CasFailed(_) => 0,
-        };
-        made.max(self.looks.failed())
+            Action::Put(value) => Expiry { first: self.looks.made_expiry(states, value), spare: true },
+            // It cannot change any state, only one.
+            Action::Cas(_, value) => {
+                Expiry { first: self.looks.made_expiry(states, value).max(self.looks.failed()), spare: false }
+            }
+            Action::Get(_) | Action::CasFailed(_) => Expiry { first: 0, spare: false },
+        }
+    }
+
+    /// How many failed cas are left that say anything.
+    pub(crate) fn failures_left(&self) -> u32 {
+        self.failures_left
     }
 
     /// Whether nobody will see what an operation does, wherever it is placed.
     pub(crate) fn idle(&mut self, states: &States<'_>, op: Op, action: Action, first: u32) -> bool {
-        // A failed cas may be in need of any change of state.
-        self.looks.failed() <= first
-            && match action {
-                Action::Put(value) => self.looks.expiry(states, value) <= first,
-                Action::Append(_) => self.spelling.piece_expiry[self.piece[op as usize] as usize] <= first,
-                Action::Get(_) | Action::Cas(..) | Action::CasFailed(_) => false,
-            }
+        match action {
+            Action::Put(value) => self.looks.expiry(states, value) <= first,
+            Action::Append(_) => self.spelling.piece_expiry[self.piece[op as usize] as usize] <= first,
+            Action::Get(_) | Action::Cas(..) | Action::CasFailed(_) => false,
+        }
     }
 
-    /// How many operations are left that must see `value`, if nothing else looks for it.
-    pub(crate) fn lookers(&self, value: State, first: u32) -> Option<u32> {
-        let alone = !self.appends && !self.tried[value as usize] && self.looks.failed() <= first;
+    /// Whether a failed cas may need `state` to change: one that may stand next and fails on it, or, where appends can
+    /// still make of `state` what it fails on, any.
+    pub(crate) fn stuck(&self, spans: &[Span], state: State, first: u32, horizon: Moment) -> bool {
+        if self.appends {
+            return self.looks.failed_expiry(state) > first;
+        }
+        self.failures.first().is_some_and(|op| spans[op as usize].call < horizon)
+    }
+
+    /// Whether nothing called before `ret` can make a state that a failed cas will be in need of leaving.
+    pub(crate) fn quiet(&self, spans: &[Span], ret: Moment) -> bool {
+        let mut op = self.overwriters.behind(self.overwriters.head());
+        while op != self.overwriters.head() && spans[op as usize].call < ret {
+            if self.doubted[self.makes[op as usize] as usize] > 0 {
+                return false;
+            }
+            op = self.overwriters.behind(op);
+        }
+        true
+    }
+
+    /// The state that a get or a successful cas needs.
+    pub(crate) fn needs(&self, op: Op) -> Option<State> {
+        Some(self.needs[op as usize]).filter(|state| *state != UNSEEN)
+    }
+
+    /// How many operations are left that must see `value`, if they are all that looks for it.
+    pub(crate) fn lookers(&self, value: State) -> Option<u32> {
+        let alone = !self.appends && !self.tried[value as usize] && self.doubted[value as usize] == 0;
         alone.then(|| self.needed[value as usize])
     }
 

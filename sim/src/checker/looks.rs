@@ -23,6 +23,10 @@ pub(crate) struct Looks {
     place: Vec<u32>,
     /// The expiries of the values: a tree of maxima whose leaves are its second half.
     tree: Vec<u32>,
+    /// The same for failed cas alone.
+    failed_tree: Vec<u32>,
+    /// The states that something can make.
+    made: Vec<State>,
     /// The expiry of absence as such.
     absent: u32,
     /// The expiry of the last failed cas.
@@ -35,6 +39,8 @@ pub(crate) struct Looks {
 #[derive(Clone, Copy)]
 struct Look {
     expiry: u32,
+    /// The last expiry of a failed cas among them.
+    failed: u32,
     from: u32,
     to: u32,
 }
@@ -61,15 +67,23 @@ impl Looks {
             place[*value as usize] = at as u32;
         }
         let tree = vec![0; 2 * values.len()];
-        let mut looks = Looks { appends, values, place, tree, absent: 0, failed: 0, known: Vec::new() };
-
-        // Of a value that nothing makes a failed cas says nothing.
+        let failed_tree = tree.clone();
         let mut made: Vec<State> = actions.iter().filter_map(Action::makes).chain([ABSENT]).collect();
+        made.extend(values.iter().filter(|value| appends && !pieces.endings(states, **value).is_empty()));
         made.sort_unstable();
-        let possible = |value: State| {
-            made.binary_search(&value).is_ok()
-                || (appends && value != ABSENT && !pieces.endings(states, value).is_empty())
+        made.dedup();
+        let mut looks = Looks {
+            made,
+            appends,
+            values,
+            place,
+            tree,
+            failed_tree,
+            absent: 0,
+            failed: 0,
+            known: Vec::new(),
         };
+
         let mut by_end: Vec<usize> = (0..actions.len()).filter(|at| spans[*at].ret != NEVER).collect();
         by_end.sort_unstable_by_key(|at| spans[*at].ret);
         for (rank, at) in by_end.into_iter().enumerate() {
@@ -77,8 +91,11 @@ impl Looks {
             if let Some(value) = value(&actions[at]) {
                 looks.raise(value, expiry);
             }
-            if matches!(actions[at], Action::CasFailed(expect) if possible(expect)) {
+            if matches!(actions[at], Action::CasFailed(expect) if looks.says_anything(expect)) {
                 looks.failed = expiry;
+                if let Some(at) = value(&actions[at]).and_then(|value| looks.leaf(value)) {
+                    raise(&mut looks.failed_tree, at, expiry);
+                }
             }
         }
         looks.raise_unknown(states, actions, spans);
@@ -99,6 +116,45 @@ impl Looks {
         look.expiry
     }
 
+    /// The expiry of the last failed cas that fails on `state`, or on what appends can make of it. It must have been
+    /// asked for its expiry before.
+    pub(crate) fn failed_expiry(&self, state: State) -> u32 {
+        self.known.get(state as usize).copied().flatten().map_or(self.failed, |look| look.failed)
+    }
+
+    /// For each state that a cas fails on the states that are made and of which it can come about: itself, or, where
+    /// keys are appended to, those that it begins with.
+    pub(crate) fn beginnings(
+        &self,
+        states: &States<'_>,
+        fails: &[State],
+        made: &[State],
+    ) -> Vec<Box<[State]>> {
+        let mut failed_on = vec![false; states.count()];
+        for state in fails {
+            failed_on[*state as usize] = true;
+        }
+        let mut beginnings = vec![Vec::new(); states.count()];
+        let mut made: Vec<State> = made.iter().copied().filter(|state| *state != UNSEEN).collect();
+        made.sort_unstable();
+        made.dedup();
+        for state in made {
+            if failed_on[state as usize] && (state == ABSENT || !self.appends) {
+                beginnings[state as usize].push(state);
+            }
+            if self.appends {
+                let (from, to) =
+                    if state == ABSENT { (0, self.values.len() as u32) } else { self.range(states, state) };
+                for value in &self.values[from as usize..to as usize] {
+                    if failed_on[*value as usize] {
+                        beginnings[*value as usize].push(state);
+                    }
+                }
+            }
+        }
+        beginnings.into_iter().map(Vec::into_boxed_slice).collect()
+    }
+
     /// The expiry of a value that is made.
     pub(crate) fn made_expiry(&self, states: &States<'_>, value: State) -> u32 {
         self.look(states, value).expiry
@@ -107,6 +163,11 @@ impl Looks {
     /// The expiry of the last failed cas that says anything: it may be in need of any change of state.
     pub(crate) fn failed(&self) -> u32 {
         self.failed
+    }
+
+    /// Whether a failed cas that expects `value` says anything: it does not if nothing makes that.
+    pub(crate) fn says_anything(&self, value: State) -> bool {
+        self.made.binary_search(&value).is_ok()
     }
 
     /// The values looked for, in the order of their texts, without absence.
@@ -126,7 +187,7 @@ impl Looks {
             UNSEEN => (0, 0),
             ABSENT => {
                 let grown = if self.appends { self.greatest(all.0, all.1) } else { 0 };
-                return Look { expiry: self.absent.max(grown), from: 0, to: 0 };
+                return Look { expiry: self.absent.max(grown), failed: self.failed, from: 0, to: 0 };
             }
             EMPTY if self.appends => all,
             _ if self.appends => self.narrowed(states, state),
@@ -135,7 +196,8 @@ impl Looks {
                 _ => (0, 0),
             },
         };
-        Look { expiry: self.greatest(from, to), from, to }
+        let failed = greatest(&self.failed_tree, from, to);
+        Look { expiry: self.greatest(from, to), failed, from, to }
     }
 
     /// The values that begin with a string, from those that begin with the string without its last piece.
@@ -159,36 +221,24 @@ impl Looks {
 
     /// The greatest expiry of the values `from..to`.
     pub(crate) fn greatest(&self, from: u32, to: u32) -> u32 {
-        let (mut from, mut to) = (from as usize + self.values.len(), to as usize + self.values.len());
-        let mut greatest = 0;
-        while from < to {
-            if from % 2 == 1 {
-                greatest = greatest.max(self.tree[from]);
-                from += 1;
-            }
-            if to % 2 == 1 {
-                to -= 1;
-                greatest = greatest.max(self.tree[to]);
-            }
-            (from, to) = (from / 2, to / 2);
-        }
-        greatest
+        greatest(&self.tree, from, to)
     }
 
     /// `value` is looked for at least until `expiry`. Whether that is news.
     fn raise(&mut self, value: State, expiry: u32) -> bool {
-        if value == ABSENT {
-            let news = self.absent < expiry;
-            self.absent = self.absent.max(expiry);
-            return news;
+        match self.leaf(value) {
+            Some(at) => raise(&mut self.tree, at, expiry),
+            None => {
+                let news = self.absent < expiry;
+                self.absent = self.absent.max(expiry);
+                news
+            }
         }
-        let mut at = self.place[value as usize] as usize + self.values.len();
-        let news = self.tree[at] < expiry;
-        while at > 0 && self.tree[at] < expiry {
-            self.tree[at] = expiry;
-            at /= 2;
-        }
-        news
+    }
+
+    /// The leaf of a value, which absence has not.
+    fn leaf(&self, value: State) -> Option<usize> {
+        (value != ABSENT).then(|| self.place[value as usize] as usize + self.values.len())
     }
 
     /// What a cas of unknown outcome expects is looked for as long as what it makes.
@@ -218,4 +268,34 @@ impl Looks {
         self.known.capacity() * size_of::<Option<Look>>()
             + (self.tree.len() + self.place.len()) * size_of::<u32>()
     }
+}
+
+/// The greatest of the leaves `from..to` of a tree of maxima.
+fn greatest(tree: &[u32], from: u32, to: u32) -> u32 {
+    let leaves = tree.len() / 2;
+    let (mut from, mut to) = (from as usize + leaves, to as usize + leaves);
+    let mut greatest = 0;
+    while from < to {
+        if from % 2 == 1 {
+            greatest = greatest.max(tree[from]);
+            from += 1;
+        }
+        if to % 2 == 1 {
+            to -= 1;
+            greatest = greatest.max(tree[to]);
+        }
+        (from, to) = (from / 2, to / 2);
+    }
+    greatest
+}
+
+/// Raises a leaf of a tree of maxima. Whether that is news.
+fn raise(tree: &mut [u32], leaf: usize, to: u32) -> bool {
+    let news = tree[leaf] < to;
+    let mut at = leaf;
+    while at > 0 && tree[at] < to {
+        tree[at] = to;
+        at /= 2;
+    }
+    news
 }

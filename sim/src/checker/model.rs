@@ -25,6 +25,16 @@ pub(crate) struct Span {
     pub(crate) class: u32,
 }
 
+/// When an operation of unknown outcome is no longer of use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expiry {
+    /// How many of the operations that have an end, counted by their ends, must be placed until nobody can see what it
+    /// does.
+    pub(crate) first: u32,
+    /// Whether it can change any state even then, for the sake of an operation that is [stuck](Model::stuck).
+    pub(crate) spare: bool,
+}
+
 /// A sequential specification, compiled for one search: states and operations are numbers.
 ///
 /// The search tells the model where it stands ([`remove`](Model::remove), [`restore`](Model::restore)), and so the model can know about the future what the search does not: which states are still looked at.
@@ -49,9 +59,11 @@ pub(crate) trait Model {
     /// operations that have an end, by their ends, the first `first` are placed.
     fn normal(&mut self, state: State, first: u32) -> State;
 
-    /// For an operation of unknown outcome: how many of the operations that have an end, counted by their ends, must
-    /// be placed until nobody can see any more what it does. The same for all of its class.
-    fn expiry(&self, op: Op) -> u32;
+    /// Until when somebody can see what an operation of unknown outcome does. The same for all of its class.
+    fn expiry(&self, op: Op) -> Expiry;
+
+    /// How many operations are left that may be [stuck](Model::stuck).
+    fn failures_left(&self) -> u32;
 
     /// Whether `state` is one that nobody can tell from others any more.
     fn unseen(&self, state: State) -> bool;
@@ -59,13 +71,25 @@ pub(crate) trait Model {
     /// Whether what `op` does is the same from whatever state it starts.
     fn overwrites(&self, op: Op) -> bool;
 
-    /// Whether nobody will see what `op` does, wherever it is placed; of the operations that have an end the first
-    /// `first` are placed.
+    /// Whether nobody will see what `op` makes of any state; of the operations that have an end the first `first` are
+    /// placed. But that it makes *another* state may matter: see [`stuck`](Model::stuck) and [`quiet`](Model::quiet).
     fn idle(&mut self, op: Op, first: u32) -> bool;
 
+    /// Whether an operation is left, not to be placed in `state` or in what may come of it, which only needs it to
+    /// change. Of the operations that have an end the first `first` are placed; those called before `horizon` may
+    /// be next.
+    fn stuck(&self, state: State, first: u32, horizon: Moment) -> bool;
+
+    /// Whether nothing that may be placed before `op` must be can make a state in which an operation is stuck: `op` is
+    /// not needed to leave it.
+    fn quiet(&self, op: Op) -> bool;
+
+    /// The one state that `op` agrees with, if there is only one.
+    fn needs(&self, op: Op) -> Option<State>;
+
     /// The state that `op` makes of any, and how many operations are left that must see it, if all of them only look,
-    /// and if it makes no difference to any other operation that it was visited.
-    fn visit(&mut self, op: Op, first: u32) -> Option<(State, u32)>;
+    /// and nothing else that sees it is left.
+    fn visit(&mut self, op: Op) -> Option<(State, u32)>;
 
     /// Whether nothing can complete the order, now that `op` was removed and has made `next` of `state`. Before it, of the
     /// operations that have an end the first `first` were placed.

@@ -15,12 +15,12 @@
 
 use super::{
     future::Future,
-    model::{Model, NEVER, Op, Span, State},
+    model::{Expiry, Model, NEVER, Op, Span, State},
     states::{ABSENT, States, UNSEEN},
 };
 use crate::{
     checker::Entry,
-    history::{Answer, History, Request, Text},
+    history::{Answer, History, Moment, Request, Text},
 };
 
 /// What an operation does to a state.
@@ -150,11 +150,15 @@ impl Model for Register<'_> {
         if self.foresight && self.future.expiry(&self.states, state) <= first { UNSEEN } else { state }
     }
 
-    fn expiry(&self, op: Op) -> u32 {
+    fn expiry(&self, op: Op) -> Expiry {
         if !self.foresight {
-            return NEVER;
+            return Expiry { first: NEVER, spare: false };
         }
         self.future.action_expiry(&self.states, self.actions[op as usize])
+    }
+
+    fn failures_left(&self) -> u32 {
+        self.future.failures_left()
     }
 
     fn unseen(&self, state: State) -> bool {
@@ -169,9 +173,21 @@ impl Model for Register<'_> {
         self.foresight && self.future.idle(&self.states, op, self.actions[op as usize], first)
     }
 
-    fn visit(&mut self, op: Op, first: u32) -> Option<(State, u32)> {
+    fn stuck(&self, state: State, first: u32, horizon: Moment) -> bool {
+        self.foresight && self.future.stuck(&self.spans, state, first, horizon)
+    }
+
+    fn quiet(&self, op: Op) -> bool {
+        self.future.quiet(&self.spans, self.spans[op as usize].ret)
+    }
+
+    fn needs(&self, op: Op) -> Option<State> {
+        self.future.needs(op)
+    }
+
+    fn visit(&mut self, op: Op) -> Option<(State, u32)> {
         let Action::Put(value) = self.actions[op as usize] else { return None };
-        let lookers = self.foresight.then(|| self.future.lookers(value, first))??;
+        let lookers = self.foresight.then(|| self.future.lookers(value))??;
         Some((value, lookers))
     }
 

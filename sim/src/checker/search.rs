@@ -19,13 +19,16 @@
 //! - *Twins.* Of operations that do the same, only the one that ends first is tried (of those of unknown outcome,
 //!   the one called first). If another is right here, the two can change places.
 //! - *The future.* The model says what cannot be completed, and which states nobody will ever tell apart.
-//! - *Retirement.* Operations of unknown outcome whose effect nobody can see any more are forgotten.
+//! - *Retirement.* Operations of unknown outcome whose effect nobody can see any more are forgotten, but for what they
+//!   may still do for an operation that needs the state to change ([`super::unknown`]).
 //!
 //! The search keeps its own stack and linked lists of what is not placed; it does not recurse.
 
 use super::{
+    list::List,
     memo::{Fingerprint, Memo},
     model::{Model, NEVER, Op, Span, State},
+    unknown::Unknown,
 };
 use crate::{checker::Patience, history::Moment, history::table::mix};
 
@@ -44,6 +47,7 @@ pub(crate) enum Found {
 #[derive(Clone, Copy)]
 enum Mark {
     Placed(Op),
+    Spared(Op),
     Retired(u32),
 }
 
@@ -66,68 +70,10 @@ enum Choice {
     Behind(u32),
     /// The first group of operations of unknown outcome behind this place.
     GroupBehind(u32),
-}
-
-/// Operations of unknown outcome that do the same, by call.
-struct Group {
-    operations: Vec<Op>,
-    /// How many of them are placed.
-    placed: u32,
-    /// From this target on nobody sees what they do.
-    expiry: u32,
-}
-
-/// A doubly linked list of numbers `0..n`; `n` is its head. What is taken out knows its neighbours, and is put back in
-/// the opposite order (Knuth's dancing links).
-pub(crate) struct List {
-    next: Vec<u32>,
-    previous: Vec<u32>,
-}
-
-impl List {
-    /// A list with room for `0..n` that holds `members`, in that order.
-    pub(crate) fn new(n: usize, members: impl Iterator<Item = u32>) -> List {
-        let head = n as u32;
-        let mut list = List { next: vec![head; n + 1], previous: vec![head; n + 1] };
-        let mut last = head;
-        for member in members {
-            list.next[last as usize] = member;
-            list.previous[member as usize] = last;
-            last = member;
-        }
-        list.next[last as usize] = head;
-        list.previous[head as usize] = last;
-        list
-    }
-
-    pub(crate) fn head(&self) -> u32 {
-        self.next.len() as u32 - 1
-    }
-
-    pub(crate) fn behind(&self, member: u32) -> u32 {
-        self.next[member as usize]
-    }
-
-    pub(crate) fn unlink(&mut self, member: u32) {
-        let (previous, next) = (self.previous[member as usize], self.next[member as usize]);
-        self.next[previous as usize] = next;
-        self.previous[next as usize] = previous;
-    }
-
-    pub(crate) fn relink(&mut self, member: u32) {
-        let (previous, next) = (self.previous[member as usize], self.next[member as usize]);
-        self.next[previous as usize] = member;
-        self.previous[next as usize] = member;
-    }
-
-    pub(crate) fn first(&self) -> Option<u32> {
-        let first = self.behind(self.head());
-        (first != self.head()).then_some(first)
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.next.len() * 2 * size_of::<u32>()
-    }
+    /// An operation of unknown outcome that does nothing but change the state.
+    Spare,
+    /// Nothing.
+    End,
 }
 
 /// A search under way.
@@ -142,14 +88,7 @@ pub(crate) struct Search<'m, M> {
     writes: List,
     /// What changes something and is not placed: for each class a list by end, then call. Heads follow operations.
     twins: List,
-    groups: Vec<Group>,
-    /// The groups that have operations left and are not retired, by the call of their first.
-    open_groups: List,
-    group_of: Vec<u32>,
-    /// The groups by expiry, and how many of them are retired.
-    expiring: Vec<u32>,
-    retired: usize,
-    spent: Vec<(u32, u32)>,
+    unknown: Unknown,
     marks: Vec<Mark>,
     frames: Vec<Frame>,
     state: State,
@@ -159,9 +98,6 @@ pub(crate) struct Search<'m, M> {
     /// The longest order so far, if it is wanted.
     furthest: Option<Vec<Op>>,
 }
-
-/// Operations not in a group.
-const NO_GROUP: u32 = u32::MAX;
 
 impl<'m, M: Model> Search<'m, M> {
     /// Makes ready.
@@ -175,20 +111,12 @@ impl<'m, M: Model> Search<'m, M> {
         by_end.sort_unstable_by_key(|op| spans[*op as usize].ret);
 
         let twins = twins(&spans);
-        let (groups, group_of) = groups(&spans, model);
-        let mut expiring: Vec<u32> = (0..groups.len() as u32).collect();
-        expiring.sort_by_key(|group| groups[*group as usize].expiry);
-
+        let unknown = Unknown::new(&spans, &by_end, |op| model.expiry(op));
         Search {
             pure: List::new(n, all().filter(must).filter(|op| spans[*op as usize].pure)),
             writes: List::new(n, all().filter(must).filter(|op| !spans[*op as usize].pure)),
             twins,
-            open_groups: List::new(groups.len(), 0..groups.len() as u32),
-            groups,
-            group_of,
-            expiring,
-            retired: 0,
-            spent: Vec::new(),
+            unknown,
             marks: Vec::with_capacity(n),
             frames: Vec::with_capacity(n),
             state: model.initial(),
@@ -230,7 +158,8 @@ impl<'m, M: Model> Search<'m, M> {
             let state = u64::from(self.state);
             let here =
                 [self.fingerprint[0] ^ mix(state | 1 << 40), self.fingerprint[1] ^ mix(state | 1 << 41)];
-            if self.memo.enter(here, &self.spent) {
+            let spent = self.unknown.spent(self.first, self.model.failures_left());
+            if self.memo.enter(here, spent) {
                 self.note_furthest();
                 let marks = self.marks.len() as u32;
                 self.frames.push(Frame { state: self.state, first: self.first, marks, next: Choice::Target });
@@ -277,8 +206,12 @@ impl<'m, M: Model> Search<'m, M> {
         while op != head && self.spans[op as usize].call < horizon {
             if except != Some(op) {
                 if self.model.idle(op, self.first) {
-                    self.place(op);
-                } else if let Some((state, lookers)) = self.model.visit(op, self.first) {
+                    if self.model.quiet(op) {
+                        self.place(op);
+                    }
+                } else if let Some((state, lookers)) = self.model.visit(op)
+                    && self.model.quiet(op)
+                {
                     self.visit(op, state, lookers, horizon);
                 }
             }
@@ -293,7 +226,7 @@ impl<'m, M: Model> Search<'m, M> {
         let head = self.pure.head();
         let mut look = self.pure.behind(head);
         while look != head && self.spans[look as usize].call < horizon {
-            if self.model.step(state, look).is_some() {
+            if self.model.needs(look) == Some(state) {
                 self.place(look);
                 left -= 1;
             }
@@ -318,7 +251,7 @@ impl<'m, M: Model> Search<'m, M> {
                 }
                 // What need not be done and changes nothing is not done, unless it hides something.
                 let hides = self.marks.len() > marks as usize;
-                if next == state && self.group_of[op as usize] != NO_GROUP && !hides {
+                if next == state && self.unknown.has(op) && !hides {
                     continue;
                 }
                 self.place(op);
@@ -350,32 +283,43 @@ impl<'m, M: Model> Search<'m, M> {
                 Choice::Behind(last) => {
                     let op = self.writes.behind(last);
                     if op == self.writes.head() || self.spans[op as usize].call >= horizon {
-                        frame.next = Choice::GroupBehind(self.open_groups.head());
+                        frame.next = Choice::GroupBehind(self.unknown.head());
                         continue;
                     }
                     frame.next = Choice::Behind(op);
-                    if op != target && self.first_twin(op, horizon) == op && !self.model.idle(op, self.first)
+                    if op != target && self.first_twin(op, horizon) == op && self.matters(op, horizon) {
+                        return Some(op);
+                    }
+                }
+                Choice::GroupBehind(last) => match self.unknown.behind(last, &self.spans, horizon) {
+                    Some((group, op)) => {
+                        frame.next = Choice::GroupBehind(group);
+                        if let Some(op) = op.filter(|op| self.first_twin(*op, horizon) == *op) {
+                            return Some(op);
+                        }
+                    }
+                    None => frame.next = Choice::Spare,
+                },
+                Choice::Spare => {
+                    frame.next = Choice::End;
+                    if self.model.stuck(self.state, self.first, horizon)
+                        && let Some(op) = self.unknown.spare(self.first, &self.placed)
                     {
                         return Some(op);
                     }
                 }
-                Choice::GroupBehind(last) => {
-                    let group = self.open_groups.behind(last);
-                    if group == self.open_groups.head() {
-                        return None;
-                    }
-                    let Group { operations, placed, .. } = &self.groups[group as usize];
-                    if self.spans[operations[0] as usize].call >= horizon {
-                        return None;
-                    }
-                    frame.next = Choice::GroupBehind(group);
-                    let op = operations[*placed as usize];
-                    if self.spans[op as usize].call < horizon && self.first_twin(op, horizon) == op {
-                        return Some(op);
-                    }
-                }
+                Choice::End => return None,
             }
         }
+    }
+
+    /// Whether it can matter that `op`, which is not the target, is placed here: somebody will see it, or an operation
+    /// needs the state to change, now or later. Else it can wait until something overwrites the state, or until it is
+    /// the target.
+    fn matters(&mut self, op: Op, horizon: Moment) -> bool {
+        !self.model.idle(op, self.first)
+            || self.model.stuck(self.state, self.first, horizon)
+            || !self.model.quiet(op)
     }
 
     /// Of the operations that do what `op` does and may stand next, the one that ends first.
@@ -395,104 +339,73 @@ impl<'m, M: Model> Search<'m, M> {
     fn place(&mut self, op: Op) {
         let at = op as usize;
         self.placed[at] = true;
-        let group = self.group_of[at];
-        if group == NO_GROUP {
-            self.toggle(op);
-        } else {
-            self.groups[group as usize].placed += 1;
-            let Group { operations, placed, .. } = &self.groups[group as usize];
-            if operations.len() == *placed as usize {
-                self.open_groups.unlink(group);
-            }
-            match self.spent.binary_search_by_key(&group, |(group, _)| *group) {
-                Ok(at) => self.spent[at].1 += 1,
-                Err(at) => self.spent.insert(at, (group, 1)),
-            }
+        if self.unknown.is_spare(op) {
+            // It was taken out of all lists when its group was retired.
+            self.unknown.place_spare();
+            self.marks.push(Mark::Spared(op));
+            return;
         }
+        self.marks.push(Mark::Placed(op));
+        self.model.remove(op);
         if self.spans[at].pure {
             self.pure.unlink(op);
         } else {
-            if group == NO_GROUP {
-                self.writes.unlink(op);
-            }
             self.twins.unlink(op);
         }
-        self.model.remove(op);
-        self.marks.push(Mark::Placed(op));
+        if self.unknown.has(op) {
+            self.unknown.place(op);
+        } else {
+            self.toggle(op);
+            if !self.spans[at].pure {
+                self.writes.unlink(op);
+            }
+        }
     }
 
     fn lift(&mut self, op: Op) {
         let at = op as usize;
-        self.model.restore(op);
         self.placed[at] = false;
-        let group = self.group_of[at];
+        if self.unknown.has(op) {
+            self.unknown.lift(op);
+        } else {
+            self.toggle(op);
+            if !self.spans[at].pure {
+                self.writes.relink(op);
+            }
+        }
         if self.spans[at].pure {
             self.pure.relink(op);
         } else {
             self.twins.relink(op);
-            if group == NO_GROUP {
-                self.writes.relink(op);
-            }
         }
-        if group == NO_GROUP {
-            self.toggle(op);
-            return;
-        }
-        let Group { operations, placed, .. } = &mut self.groups[group as usize];
-        if operations.len() == *placed as usize {
-            self.open_groups.relink(group);
-        }
-        *placed -= 1;
-        let at = self.spent.binary_search_by_key(&group, |(group, _)| *group);
-        let at = at.expect("a placed operation of a group that is not retired is spent");
-        self.spent[at].1 -= 1;
-        if self.spent[at].1 == 0 {
-            self.spent.remove(at);
-        }
+        self.model.restore(op);
     }
 
     /// Forgets the groups whose operations nobody can see any more.
     fn retire(&mut self) {
-        while let Some(group) = self.expiring.get(self.retired).copied() {
-            let Group { operations, placed, expiry } = &self.groups[group as usize];
-            if *expiry > self.first {
-                return;
-            }
-            if operations.len() > *placed as usize {
-                self.open_groups.unlink(group);
-            }
-            for op in &operations[*placed as usize..] {
+        while let Some(group) = self.unknown.expired(self.first) {
+            for op in self.unknown.retire(group) {
+                self.twins.unlink(*op);
                 self.model.remove(*op);
             }
-            if *placed > 0 {
-                let at = self.spent.binary_search_by_key(&group, |(group, _)| *group);
-                self.spent.remove(at.expect("placed operations of a group are spent"));
-            }
-            self.retired += 1;
             self.marks.push(Mark::Retired(group));
         }
-    }
-
-    fn restore(&mut self, group: u32) {
-        let Group { operations, placed, .. } = &self.groups[group as usize];
-        for op in operations[*placed as usize..].iter().rev() {
-            self.model.restore(*op);
-        }
-        if operations.len() > *placed as usize {
-            self.open_groups.relink(group);
-        }
-        if *placed > 0 {
-            let at = self.spent.binary_search_by_key(&group, |(group, _)| *group);
-            self.spent.insert(at.expect_err("a retired group is not spent"), (group, *placed));
-        }
-        self.retired -= 1;
     }
 
     fn take_back(&mut self, marks: u32) {
         while self.marks.len() > marks as usize {
             match self.marks.pop() {
                 Some(Mark::Placed(op)) => self.lift(op),
-                Some(Mark::Retired(group)) => self.restore(group),
+                Some(Mark::Spared(op)) => {
+                    self.placed[op as usize] = false;
+                    self.unknown.lift_spare();
+                }
+                Some(Mark::Retired(group)) => {
+                    for op in self.unknown.restore(group).iter().rev() {
+                        self.model.restore(*op);
+                        self.twins.relink(*op);
+                    }
+                }
                 None => {}
             }
         }
@@ -506,7 +419,7 @@ impl<'m, M: Model> Search<'m, M> {
 
     fn order(&self) -> Vec<Op> {
         let placed = |mark: &Mark| match mark {
-            Mark::Placed(op) => Some(*op),
+            Mark::Placed(op) | Mark::Spared(op) => Some(*op),
             Mark::Retired(_) => None,
         };
         self.marks.iter().filter_map(placed).collect()
@@ -514,8 +427,7 @@ impl<'m, M: Model> Search<'m, M> {
 
     fn note_furthest(&mut self) {
         if let Some(furthest) = &self.furthest {
-            let must =
-                |order: &[Op]| order.iter().filter(|op| self.group_of[**op as usize] == NO_GROUP).count();
+            let must = |order: &[Op]| order.iter().filter(|op| !self.unknown.has(**op)).count();
             let order = self.order();
             if must(&order) > must(furthest) {
                 self.furthest = Some(order);
@@ -529,6 +441,7 @@ impl<'m, M: Model> Search<'m, M> {
             + self.frames.capacity() * size_of::<Frame>()
             + self.marks.capacity() * size_of::<Mark>()
             + self.spans.len() * size_of::<Span>()
+            + self.unknown.bytes()
             + [&self.pure, &self.writes, &self.twins].into_iter().map(List::bytes).sum::<usize>()
     }
 }
@@ -553,22 +466,4 @@ fn twins(spans: &[Span]) -> List {
         }
     }
     List::new(n + classes, ring.into_iter())
-}
-
-/// The operations of unknown outcome, by class; the groups in the order of their first calls.
-fn groups<M: Model>(spans: &[Span], model: &M) -> (Vec<Group>, Vec<u32>) {
-    let classes = spans.iter().map(|span| span.class as usize + 1).max().unwrap_or(0);
-    let mut group_of_class = vec![NO_GROUP; classes];
-    let mut group_of = vec![NO_GROUP; spans.len()];
-    let mut groups: Vec<Group> = Vec::new();
-    for (at, span) in spans.iter().enumerate().filter(|(_, span)| span.ret == NEVER) {
-        let group = &mut group_of_class[span.class as usize];
-        if *group == NO_GROUP {
-            *group = groups.len() as u32;
-            groups.push(Group { operations: Vec::new(), placed: 0, expiry: model.expiry(at as Op) });
-        }
-        group_of[at] = *group;
-        groups[*group as usize].operations.push(at as Op);
-    }
-    (groups, group_of)
 }

@@ -11,7 +11,7 @@
 //! The cut is the earliest that leaves no order. Then chunks of operations are weakened, smaller and smaller ones
 //! (Zeller's delta debugging), until no single one can be.
 
-use super::{Entry, Limits, Patience, model::NEVER, search};
+use super::{Bound, Entry, Limits, Patience, model::NEVER, search};
 use crate::{
     checker::{Deadline, search::Found},
     history::{Answer, History, Moment, Request},
@@ -66,7 +66,7 @@ impl<'h> Shrinker<'h> {
         ends.sort_unstable();
         let mut least = partition.to_vec();
         let (mut from, mut to) = (0, ends.len().saturating_sub(1));
-        while from < to {
+        while from < to && self.steps_left > 0 {
             let middle = usize::midpoint(from, to);
             let cut = until(partition, ends[middle]);
             if self.has_no_order(&cut) {
@@ -105,6 +105,9 @@ impl<'h> Shrinker<'h> {
         let mut patience = Patience::new(&limits, self.deadline);
         let found = search(self.history, entries, &mut patience);
         self.steps_left -= (limits.steps_max - patience.steps_left()).min(self.steps_left);
+        if found == Found::GaveUp(Bound::Time) {
+            self.steps_left = 0;
+        }
         // What could not be decided may have an order, so it is no counterexample.
         found == Found::Nothing
     }

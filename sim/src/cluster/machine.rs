@@ -15,7 +15,7 @@ use raft::core::{Config, NodeId};
 use raft::driver::{NodeOptions, Seams};
 use raft::transport::PeerOptions;
 use raft::wal::WalOptions;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::platter::Platter;
 use super::{Signal, Unsynced, Watch, World, host, start_seed};
@@ -42,6 +42,8 @@ pub(super) struct Machine {
 struct Process {
     handle: NodeHandle,
     paused: bool,
+    /// Rung to ask the process to shut down.
+    asked: Arc<Notify>,
 }
 
 /// What a process is started with.
@@ -53,6 +55,7 @@ pub struct Boot {
     seams: Seams,
     watch: Arc<Watch>,
     signals: mpsc::UnboundedSender<Signal>,
+    asked: Arc<Notify>,
 }
 
 impl Machine {
@@ -133,9 +136,11 @@ impl Machine {
             seams: self.seams(world, signals),
             watch: Arc::clone(watch),
             signals: signals.clone(),
+            asked: Arc::default(),
         };
+        let asked = Arc::clone(&boot.asked);
         handle.spawn(boot.run());
-        self.process = Some(Process { handle, paused: false });
+        self.process = Some(Process { handle, paused: false, asked });
     }
 
     /// Takes the process down. What is on the disk afterwards is decided first.
@@ -152,6 +157,13 @@ impl Machine {
         // Tasks that stand still are dropped in order only once they are woken.
         runtime.resume(process.handle.id());
         runtime.kill(process.handle.id());
+    }
+
+    /// Asks the process to shut down in order.
+    pub(super) fn shut_down(&self) {
+        if let Some(process) = &self.process {
+            process.asked.notify_one();
+        }
     }
 
     pub(super) fn pause(&mut self) -> bool {
@@ -213,7 +225,7 @@ impl Machine {
         let kv = KvOptions {
             dir: dir.join("store"),
             store,
-            sessions: SessionLimits { sessions_max: 16, responses_max: 16, response_bytes_max: 4 << 10 },
+            sessions: SessionLimits { sessions_max: 16, responses_max: 16, response_bytes_max: 1 << 10 },
         };
         let mut server = ServerOptions::new(id, format!("n{node}:client"), addresses(scenario, "client"));
         server.requests = Limits { ..Limits::default() };
@@ -259,19 +271,26 @@ fn peer_options(scenario: &Scenario) -> PeerOptions {
 impl Boot {
     /// The process.
     async fn run(self) {
-        let Self { world, node, start, setup, seams, watch, signals } = self;
+        let Self { world, node, start, setup, seams, watch, signals, asked } = self;
+        let stopped = |reason, asked| {
+            // Nobody listens any more when the world ends.
+            let _ = signals.send(Signal::Stopped { node, start, reason, asked });
+        };
         let running = match Node::start(setup, seams).await {
             Ok(running) => running,
-            Err(error) => {
-                let reason = format!("did not start: {error}");
-                let _ = signals.send(Signal::Stopped { node, start, reason });
-                return;
-            }
+            Err(error) => return stopped(format!("did not start: {error}"), false),
         };
         watch.ready(node, running.reader().clone());
         let applied = running.reader().applied().index.0;
         world.record(Source::Node(node), &Event::Ready { applied });
-        let reason = running.stopped().await.to_string();
-        let _ = signals.send(Signal::Stopped { node, start, reason });
+        let by_itself = tokio::select! {
+            biased;
+            reason = running.stopped() => Some(reason),
+            () = asked.notified() => None,
+        };
+        match by_itself {
+            Some(reason) => stopped(reason.to_string(), false),
+            None => stopped(running.shutdown().await.to_string(), true),
+        }
     }
 }

@@ -60,8 +60,8 @@ impl World {
 pub(crate) enum Signal {
     /// The disk lost power in the middle of its calls.
     PowerLost { node: u8, start: u32 },
-    /// The process ended by itself.
-    Stopped { node: u8, start: u32, reason: String },
+    /// The process ended by itself, or because it was asked to.
+    Stopped { node: u8, start: u32, reason: String, asked: bool },
 }
 
 /// The machines. Clones are the same cluster.
@@ -158,6 +158,11 @@ impl Cluster {
         self.shared.watch.stopped(node);
     }
 
+    /// Asks a node to shut down. Nothing happens if it is down or not up yet.
+    pub fn shut_down(&self, node: u8) {
+        self.machine(node).shut_down();
+    }
+
     /// Has the disk of a node lose power after so many more calls. The rest of the crash follows at once, and
     /// `down_ns` later the node starts again.
     pub fn crash_after_calls(&self, node: u8, calls: u64, down_ns: u64) {
@@ -246,12 +251,12 @@ impl Cluster {
                     });
                 }
             }
-            Signal::Stopped { node, start, reason } => self.on_stopped(node, start, &reason),
+            Signal::Stopped { node, start, reason, asked } => self.on_stopped(node, start, &reason, asked),
         }
     }
 
-    /// A process that ends by itself has lost its disk, or there is something wrong.
-    fn on_stopped(&self, node: u8, start: u32, reason: &str) {
+    /// A process that ends unasked has lost its disk, or there is something wrong.
+    fn on_stopped(&self, node: u8, start: u32, reason: &str, asked: bool) {
         let machine = self.machine(node);
         if !machine.is_start(start) {
             return;
@@ -262,6 +267,8 @@ impl Cluster {
         self.shared.world.record(Source::Node(node), &event);
         if off {
             self.on_signal(Signal::PowerLost { node, start });
+        } else if asked {
+            self.crash(node, false, Unsynced::Lost);
         } else {
             let text = format!("n{node}, of which nothing was asked and whose disk is well: {reason}");
             self.shared.world.invariants.fail(Failure::new("no node stops by itself", text));

@@ -16,6 +16,8 @@ use crate::scenario::StoreKind;
 
 /// A small cache: the stores are small, and every node has one.
 const CACHE_BYTES: u64 = 4 << 20;
+/// Small segments: sled zeroes buffers of this size whenever a store is opened, and here that is often.
+const SEGMENT_BYTES: usize = 128 << 10;
 
 /// The files of one store, by their path in its directory.
 type Files = BTreeMap<PathBuf, Vec<u8>>;
@@ -71,6 +73,7 @@ impl SledPlatter {
         let (images, disk) = (Arc::clone(&self.images), disk.clone());
         let mut options = SledOptions::new(root.clone());
         options.cache_bytes = CACHE_BYTES;
+        options.segment_bytes = SEGMENT_BYTES;
         options.after_flush = Some(Arc::new(move |dir| {
             if disk.is_off() {
                 return;

@@ -80,6 +80,7 @@ impl Draw {
             | FaultKind::CrashAtDiskCall
             | FaultKind::PowerCut
             | FaultKind::RollingRestart
+            | FaultKind::Shutdown
             | FaultKind::Pause
             | FaultKind::SlowDisk => self.process(at_ns, kind),
             FaultKind::ClockStep | FaultKind::ClockDrift | FaultKind::ClockFreeze => {
@@ -120,6 +121,10 @@ impl Draw {
                     let fault = Fault::Crash { node: Target::Node(id), down_ns, silent, keeps_unsynced };
                     self.add(at_ns + turn as u64 * (down_ns + gap_ns), fault);
                 }
+            }
+            FaultKind::Shutdown => {
+                let fault = Fault::Shutdown { node: self.target(), down_ns: self.down() };
+                self.add(at_ns, fault);
             }
             FaultKind::Pause => {
                 let fault = Fault::Pause { node: self.target(), for_ns: self.duration() };

@@ -89,6 +89,7 @@ impl Nemesis {
         let target = match fault {
             Fault::Crash { node, .. }
             | Fault::CrashAtDiskCall { node, .. }
+            | Fault::Shutdown { node, .. }
             | Fault::Pause { node, .. }
             | Fault::Reset { node, .. }
             | Fault::SlowLinks { node, .. }
@@ -110,6 +111,7 @@ impl Nemesis {
         match fault {
             Fault::Crash { .. }
             | Fault::CrashAtDiskCall { .. }
+            | Fault::Shutdown { .. }
             | Fault::PowerCut { .. }
             | Fault::Pause { .. }
             | Fault::SlowDisk { .. } => self.process(node, fault),
@@ -133,6 +135,14 @@ impl Nemesis {
             Fault::CrashAtDiskCall { calls, down_ns, .. } => {
                 cluster.crash_after_calls(node, calls, down_ns);
                 None
+            }
+            Fault::Shutdown { down_ns, .. } => {
+                cluster.shut_down(node);
+                Undo::after(down_ns, move |cluster| {
+                    // If it is not done by now, it is killed.
+                    cluster.crash(node, false, Unsynced::Lost);
+                    cluster.start(node);
+                })
             }
             Fault::PowerCut { down_ns } => {
                 cluster.nodes().for_each(|id| cluster.crash(id, true, Unsynced::Lost));

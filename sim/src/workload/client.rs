@@ -92,8 +92,8 @@ impl SimClient {
         }
     }
 
-    /// Does one operation.
-    pub async fn perform(&mut self, number: u32, kind: &OperationKind) {
+    /// Does one operation; tells how it ended.
+    pub async fn perform(&mut self, number: u32, kind: &OperationKind) -> Outcome {
         let source = Source::Client(self.number);
         self.world.record(source, &Event::Invoke { number, operation: kind });
         let (outcome, detail) = match *kind {
@@ -106,12 +106,13 @@ impl SimClient {
             OperationKind::Txn { put, get } => self.txn(number, put, get).await,
             OperationKind::Compact { keep } => self.compact(keep).await,
         };
-        let outcome = match outcome {
+        let name = match outcome {
             Outcome::Ok => "ok",
             Outcome::Fail => "fail",
             Outcome::Info => "info",
         };
-        self.world.record(source, &Event::Return { number, outcome, detail: &detail });
+        self.world.record(source, &Event::Return { number, outcome: name, detail: &detail });
+        outcome
     }
 
     async fn operate(&mut self, operation: KvOperation) -> Result<Done, ClientError> {

@@ -117,6 +117,42 @@ async fn swapped_addresses_are_noticed_by_the_dialler() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_answers_as_someone_else_gets_nothing() {
+    let accept = |cluster, member, incarnation| handshake::Answer::Accept {
+        protocol: 1,
+        cluster,
+        member: NodeId(member),
+        incarnation,
+    };
+    let answers = [
+        (accept(CLUSTER, 2, 22), "connected"),
+        (accept(78, 2, 22), "it is in cluster"),
+        (accept(CLUSTER, 3, 33), "n3 lives at that address"),
+        (accept(CLUSTER, 2, 23), "it is not the n2 that joined"),
+        (handshake::Answer::Formed(record()), "not asked"),
+    ];
+    for (answer, words) in answers {
+        let (lines, _guard) = Lines::listen();
+        let world = World::new();
+        let mut listener = world.net.listen("n2").await.unwrap();
+        let mut one = world.node_with(1, |config| drop(config.peers.remove(&NodeId(3)))).await;
+        let (stream, _) = listener.accept().await.unwrap();
+        let (reader, mut writer) = tokio::io::split(stream);
+        let mut reader = crate::codec::FrameReader::new(reader, HELLO_BYTES_MAX);
+        assert!(reader.read_body().await.unwrap().is_some(), "the hello");
+        handshake::write_answer(&mut writer, &answer).await.unwrap();
+        let told = one.next().await;
+        if words == "connected" {
+            assert_eq!(told, Incoming::Connected(NodeId(2)));
+            continue;
+        }
+        assert_eq!(told, Incoming::Unreachable(NodeId(2)));
+        assert!(reader.read_body().await.unwrap().is_none(), "closed without a message");
+        assert_eq!(lines.with(words).len(), 1, "{words}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn garbage_ends_its_connection_and_nothing_else() {
     let world = World::new();
     let (one, mut two) = world.pair().await;

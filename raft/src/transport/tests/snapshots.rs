@@ -330,6 +330,29 @@ async fn a_frozen_receiver_fails_the_transfer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_more_than_the_window_is_under_way() {
+    let world = World::new();
+    let mut listener = world.net.listen("n2").await.unwrap();
+    let mut one = world.node(1).await;
+    let _messages = listener.accept().await.unwrap();
+    one.transport.send_snapshot(NodeId(2), Term(3), take_snapshot(&one, 40, &state(1, 12 * MIB)));
+    let (stream, _) = listener.accept().await.unwrap();
+    let (reader, mut writer) = tokio::io::split(stream);
+    let mut reader = crate::codec::FrameReader::new(reader, u32::MAX);
+    reader.read_body().await.unwrap().expect("the hello");
+    let member = NodeId(2);
+    let accept = handshake::Answer::Accept { protocol: 1, cluster: CLUSTER, member, incarnation: 22 };
+    handshake::write_answer(&mut writer, &accept).await.unwrap();
+    // It takes everything, and acknowledges nothing.
+    let mut chunks = 0;
+    while let Ok(Some(frame)) = within(LONG, reader.read::<Frame>()).await {
+        chunks += u64::from(matches!(frame, Frame::Chunk { .. }));
+    }
+    assert_eq!(chunks, crate::transport::transfer::WINDOW);
+    assert_eq!(one.sent().await.0, SnapshotOutcome::Failed);
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_order_is_answered() {
     let (lines, _guard) = Lines::listen();
     let world = World::new();

@@ -56,6 +56,11 @@ async fn a_broken_stream_is_told_once_and_made_anew() {
         for i in 0..100 {
             one.transport.send(heartbeat(1, 2, i));
         }
+        assert_eq!(
+            one.transport.lock().by_id[&NodeId(2)].outbox.bytes(),
+            0,
+            "what would be stale is not kept"
+        );
         assert_eq!(one.next().await, Incoming::Connected(NodeId(2)), "nothing else is told in between");
         one.transport.send(heartbeat(1, 2, 1000 + round));
         assert_eq!(two.message().await, heartbeat(1, 2, 1000 + round), "what was sent meanwhile is gone");
@@ -128,6 +133,25 @@ async fn a_frozen_peer_is_noticed_while_sending() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_that_is_gone_without_a_word_is_noticed_idle_or_busy() {
+    for busy in [false, true] {
+        let world = World::new();
+        let (mut one, _two) = world.pair().await;
+        world.net.wires("n2")[0].lose();
+        let before = world.clock.now();
+        let limit = 2 * PeerOptions::default().read_idle_max;
+        while world.clock.now().since(before) < limit {
+            if busy {
+                one.transport.send(heartbeat(1, 2, 1));
+            }
+            crate::clock::sleep(&*world.clock, Duration::from_millis(50)).await;
+        }
+        let told = one.gathered().await;
+        assert!(told.contains(&Incoming::Disconnected(NodeId(2))), "busy: {busy}: {told:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_idle_stream_lives_for_ever() {
     let world = World::new();
     let (mut one, mut two) = world.pair().await;
@@ -169,7 +193,7 @@ async fn a_long_frame_on_a_slow_line_is_waited_for_and_its_sender_reassured() {
     trickle(&world, &mut dialled, &out).await;
     assert_eq!(one.message().await, append(2, 1, 1, 50_000));
     let mut pongs = 0;
-    while let Ok(Some(link::Pong::Pong)) = dialled.reader.read().await {
+    while let Ok(Some(link::Pong::Pong)) = within(LONG, dialled.reader.read()).await {
         pongs += 1;
     }
     assert!(pongs >= 10, "{pongs}");
