@@ -76,6 +76,19 @@ pub enum Fault {
         /// How long it is down then.
         down_ns: u64,
     },
+    /// A node crashes the next time that something happens in its core.
+    CrashWhen {
+        /// Which node.
+        node: Target,
+        /// What happens.
+        moment: Moment,
+        /// How long after it.
+        after_ns: u64,
+        /// How long it is down then.
+        down_ns: u64,
+        /// If it has voted, it is then cut off from whoever hears the candidate, for so long; 0 is not at all.
+        isolate_ns: u64,
+    },
     /// Every node loses power at once.
     PowerCut {
         /// When each starts again, after its number times this.
@@ -159,6 +172,28 @@ pub enum Fault {
         /// For how long.
         for_ns: u64,
     },
+}
+
+/// Something that happens in a core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Moment {
+    /// It grants its vote to another.
+    Votes,
+    /// It is elected.
+    IsElected,
+    /// Its commit index advances.
+    Commits,
+    /// It cuts entries from the end of its log.
+    CutsItsLog,
+    /// It takes a snapshot in place of its state.
+    TakesASnapshot,
+}
+
+impl Moment {
+    /// Every moment.
+    pub const ALL: [Self; 5] =
+        [Self::Votes, Self::IsElected, Self::Commits, Self::CutsItsLog, Self::TakesASnapshot];
 }
 
 /// Which links are cut. Nodes are numbered from 1.
@@ -363,6 +398,7 @@ impl Fault {
             },
             Self::Crash { node, .. }
             | Self::CrashAtDiskCall { node, .. }
+            | Self::CrashWhen { node, .. }
             | Self::Shutdown { node, .. }
             | Self::Pause { node, .. }
             | Self::SlowLinks { node, .. }
@@ -372,6 +408,18 @@ impl Fault {
             | Self::ClockDrift { node, .. }
             | Self::ClockFreeze { node, .. } => of(node),
         }
+    }
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Votes => "votes",
+            Self::IsElected => "is elected",
+            Self::Commits => "commits",
+            Self::CutsItsLog => "cuts its log",
+            Self::TakesASnapshot => "takes a snapshot",
+        })
     }
 }
 
@@ -416,6 +464,12 @@ impl fmt::Display for Fault {
             Self::CrashAtDiskCall { node, calls, down_ns } => {
                 write!(f, "crash of {node} after {calls} disk calls, down {}", Millis(*down_ns))
             }
+            Self::CrashWhen { node, moment, after_ns, down_ns, .. } => write!(
+                f,
+                "crash of {node} {} after it {moment}, down {}",
+                Millis(*after_ns),
+                Millis(*down_ns)
+            ),
             Self::PowerCut { down_ns } => write!(f, "power cut, down {}", Millis(*down_ns)),
             Self::Shutdown { node, down_ns } => {
                 write!(f, "shutdown of {node}, up again after {}", Millis(*down_ns))

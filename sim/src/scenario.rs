@@ -76,6 +76,10 @@ pub enum FaultKind {
     Crash,
     /// The same, in the middle of its disk calls.
     CrashAtDiskCall,
+    /// A node crashes right when something happens in its core.
+    CrashWhen,
+    /// The node whose vote decides crashes as it votes, and is asked again when it is back.
+    LostVote,
     /// Every node loses power at once.
     PowerCut,
     /// One node after the other crashes and starts again.
@@ -114,9 +118,11 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Crash,
         Self::CrashAtDiskCall,
+        Self::CrashWhen,
+        Self::LostVote,
         Self::PowerCut,
         Self::RollingRestart,
         Self::Shutdown,

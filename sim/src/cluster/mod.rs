@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 pub use machine::Boot;
 use machine::Machine;
-pub use observer::Watch;
+pub use observer::{Trigger, Watch};
 
 use crate::clock::SimClock;
 use crate::invariants::Invariants;
@@ -60,6 +60,8 @@ impl World {
 pub(crate) enum Signal {
     /// The disk lost power in the middle of its calls.
     PowerLost { node: u8, start: u32 },
+    /// Something happened in its core that a crash waited for.
+    Triggered { node: u8, start: u32, trigger: Trigger, candidate: Option<u8> },
     /// The process ended by itself, or because it was asked to.
     Stopped { node: u8, start: u32, reason: String, asked: bool },
 }
@@ -96,7 +98,7 @@ impl Cluster {
         let count = world.scenario.nodes;
         let machines = (1..=count).map(|id| Mutex::new(Machine::new(&world, id))).collect();
         let random = Mutex::new(Random::stream(world.seed, "crashes"));
-        let watch = Arc::new(Watch::new(world.clone(), count));
+        let watch = Arc::new(Watch::new(world.clone(), count, signals.clone()));
         let shared = Shared { world, machines, random, watch, signals, crashes: AtomicU32::new(0) };
         let cluster = Self { shared: Arc::new(shared) };
         let listening = cluster.clone();
@@ -169,6 +171,11 @@ impl Cluster {
         self.machine(node).crash_after_calls(calls, down_ns);
     }
 
+    /// Has a node crash when something happens in its core.
+    pub fn crash_when(&self, node: u8, trigger: Trigger) {
+        self.shared.watch.arm(node, trigger);
+    }
+
     /// The process of a node stands still. False if it cannot.
     #[must_use]
     pub fn pause(&self, node: u8) -> bool {
@@ -234,6 +241,7 @@ impl Cluster {
             clock.thaw();
             clock.set_drift(0);
             self.machine(node).crash_never();
+            self.shared.watch.disarm(node);
             self.start(node);
         }
     }
@@ -244,15 +252,49 @@ impl Cluster {
                 let down_ns = self.machine(node).power_lost(start);
                 if let Some(down_ns) = down_ns {
                     self.crash(node, true, Unsynced::Lost);
-                    let cluster = self.clone();
-                    tokio::spawn(async move {
-                        cluster.world().time.sleep(down_ns).await;
-                        cluster.start(node);
-                    });
+                    self.start_later(node, down_ns);
                 }
+            }
+            Signal::Triggered { node, start, trigger, candidate } => {
+                let cluster = self.clone();
+                tokio::spawn(async move { cluster.triggered(node, start, trigger, candidate).await });
             }
             Signal::Stopped { node, start, reason, asked } => self.on_stopped(node, start, &reason, asked),
         }
+    }
+
+    fn start_later(&self, node: u8, down_ns: u64) {
+        let cluster = self.clone();
+        tokio::spawn(async move {
+            cluster.world().time.sleep(down_ns).await;
+            cluster.start(node);
+        });
+    }
+
+    /// A crash whose moment has come.
+    async fn triggered(&self, node: u8, start: u32, trigger: Trigger, candidate: Option<u8>) {
+        let world = self.world();
+        world.time.sleep(trigger.after_ns).await;
+        if !self.machine(node).is_start(start) {
+            return;
+        }
+        self.crash(node, false, Unsynced::Lost);
+        self.start_later(node, trigger.down_ns);
+        let Some(candidate) = candidate.filter(|_| trigger.isolate_ns > 0) else { return };
+        let hear =
+            |id: &u8| *id != node && (*id == candidate || world.network.hears(host(candidate), host(*id)));
+        let heard: Vec<u8> = self.nodes().filter(hear).collect();
+        // Not so soon that the vote does not get there, and before the node is back.
+        world.time.sleep(trigger.down_ns * 9 / 10).await;
+        let each = |change: &dyn Fn(usize, usize)| {
+            for id in &heard {
+                change(host(node), host(*id));
+                change(host(*id), host(node));
+            }
+        };
+        each(&|from, to| world.network.cut(from, to));
+        world.time.sleep(trigger.isolate_ns).await;
+        each(&|from, to| world.network.heal(from, to));
     }
 
     /// A process that ends unasked has lost its disk, or there is something wrong.

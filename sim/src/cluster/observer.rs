@@ -5,14 +5,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kv::state_machine::KvReader;
 use raft::core::{Event as CoreEvent, LogId, NodeId, RoleName, Term};
 use raft::driver::Observer;
+use tokio::sync::mpsc;
 
-use super::World;
+use super::{Signal, World};
+use crate::plan::Moment;
 use crate::trace::{Event, Source};
+
+/// A crash that waits for its moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Trigger {
+    /// What it waits for.
+    pub moment: Moment,
+    /// How long after that it comes.
+    pub after_ns: u64,
+    /// How long the node is down then.
+    pub down_ns: u64,
+    /// How long it is then cut off from those who hear the candidate it voted for.
+    pub isolate_ns: u64,
+}
 
 /// The nodes as seen from outside.
 pub struct Watch {
     world: World,
     nodes: Vec<Mutex<Seen>>,
+    triggers: Vec<Mutex<Vec<Trigger>>>,
+    signals: mpsc::UnboundedSender<Signal>,
 }
 
 #[derive(Default)]
@@ -25,8 +42,50 @@ struct Seen {
 }
 
 impl Watch {
-    pub(super) fn new(world: World, nodes: u8) -> Self {
-        Self { world, nodes: (0..nodes).map(|_| Mutex::default()).collect() }
+    pub(super) fn new(world: World, nodes: u8, signals: mpsc::UnboundedSender<Signal>) -> Self {
+        Self {
+            world,
+            nodes: (0..nodes).map(|_| Mutex::default()).collect(),
+            triggers: (0..nodes).map(|_| Mutex::default()).collect(),
+            signals,
+        }
+    }
+
+    fn triggers(&self, node: u8) -> MutexGuard<'_, Vec<Trigger>> {
+        self.triggers[usize::from(node) - 1].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a moment of `node`, in whichever of its processes it comes.
+    pub(super) fn arm(&self, node: u8, trigger: Trigger) {
+        self.triggers(node).push(trigger);
+    }
+
+    /// Waits for nothing more.
+    pub(super) fn disarm(&self, node: u8) {
+        self.triggers(node).clear();
+    }
+
+    /// Pulls the trigger that waited for this event, if one did.
+    fn pull(&self, node: u8, start: u32, event: &CoreEvent) {
+        let mut triggers = self.triggers(node);
+        if triggers.is_empty() {
+            return;
+        }
+        let (moment, candidate) = match event {
+            CoreEvent::VoteGranted { to, .. } if to.0 != u64::from(node) => {
+                (Moment::Votes, u8::try_from(to.0).ok())
+            }
+            CoreEvent::RoleChanged { role: RoleName::Leader, .. } => (Moment::IsElected, None),
+            CoreEvent::Committed { .. } => (Moment::Commits, None),
+            CoreEvent::Truncated { .. } => (Moment::CutsItsLog, None),
+            CoreEvent::SnapshotAccepted { .. } => (Moment::TakesASnapshot, None),
+            _ => return,
+        };
+        if let Some(at) = triggers.iter().position(|trigger| trigger.moment == moment) {
+            let trigger = triggers.remove(at);
+            // Nobody listens any more when the world ends.
+            let _ = self.signals.send(Signal::Triggered { node, start, trigger, candidate });
+        }
     }
 
     fn lock(&self, node: u8) -> MutexGuard<'_, Seen> {
@@ -84,6 +143,7 @@ impl Observer for NodeObserver {
         drop(seen);
         world.record(Source::Node(self.node), &Event::Core { event });
         world.invariants.event(NodeId(u64::from(self.node)), event);
+        self.watch.pull(self.node, self.start, event);
     }
 
     fn applied(&self, last: LogId) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::plan::{Cut, Fault, ScheduledFault, Target};
+use crate::plan::{Cut, Fault, Moment, ScheduledFault, Target};
 use crate::random::Random;
 use crate::scenario::{FaultKind, Scenario};
 
@@ -78,11 +78,13 @@ impl Draw {
         match kind {
             FaultKind::Crash
             | FaultKind::CrashAtDiskCall
+            | FaultKind::CrashWhen
             | FaultKind::PowerCut
             | FaultKind::RollingRestart
             | FaultKind::Shutdown
             | FaultKind::Pause
             | FaultKind::SlowDisk => self.process(at_ns, kind),
+            FaultKind::LostVote => self.lost_vote(at_ns),
             FaultKind::ClockStep | FaultKind::ClockDrift | FaultKind::ClockFreeze => {
                 self.clock(at_ns, kind);
             }
@@ -111,6 +113,11 @@ impl Draw {
                 let fault = Fault::CrashAtDiskCall { node: self.target(), calls, down_ns: self.down() };
                 self.add(at_ns, fault);
             }
+            FaultKind::CrashWhen => {
+                let (node, moment) = (self.target(), *self.random.pick(&Moment::ALL));
+                let (after_ns, down_ns) = (self.moment_later(), self.down());
+                self.add(at_ns, Fault::CrashWhen { node, moment, after_ns, down_ns, isolate_ns: 0 });
+            }
             FaultKind::PowerCut => {
                 let fault = Fault::PowerCut { down_ns: self.down() };
                 self.add(at_ns, fault);
@@ -136,6 +143,29 @@ impl Draw {
                 self.add(at_ns, fault);
             }
         }
+    }
+
+    /// Within the time that a job takes, or its answer.
+    fn moment_later(&mut self) -> u64 {
+        let mean = *self.random.pick(&[0, 10_000, 100_000, 1_000_000]);
+        self.random.exponential(mean)
+    }
+
+    /// Two halves that do not hear each other, and a node between them whose vote decides. All begin anew. It votes,
+    /// and crashes; while the one it voted for leads unheard, the other half asks it again. Had it forgotten its
+    /// vote, there would be two leaders in one term (§3.4: the vote is stored before it is given).
+    fn lost_vote(&mut self, at_ns: u64) {
+        let order = self.order();
+        let (left, right) = order[1..].split_at((order.len() - 1) / 2);
+        let cut =
+            Cut::Between { left: left.iter().copied().collect(), right: right.iter().copied().collect() };
+        let for_ns = self.random.between(1_000, 3_000) * MILLISECOND;
+        self.add(at_ns, Fault::Cut { cut, for_ns });
+        self.add(at_ns + 1, Fault::PowerCut { down_ns: MILLISECOND });
+        let (after_ns, down_ns) = (self.moment_later(), self.random.between(1, 10) * MILLISECOND);
+        let node = Target::Node(order[0]);
+        let isolate_ns = for_ns;
+        self.add(at_ns + 2, Fault::CrashWhen { node, moment: Moment::Votes, after_ns, down_ns, isolate_ns });
     }
 
     fn clock(&mut self, at_ns: u64, kind: FaultKind) {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use crate::cluster::{Cluster, Unsynced, host};
+use crate::cluster::{Cluster, Trigger, Unsynced, host};
 use crate::plan::{Cut, Fault, ScheduledFault, Target};
 use crate::trace::{Event, Source};
 
@@ -89,6 +89,7 @@ impl Nemesis {
         let target = match fault {
             Fault::Crash { node, .. }
             | Fault::CrashAtDiskCall { node, .. }
+            | Fault::CrashWhen { node, .. }
             | Fault::Shutdown { node, .. }
             | Fault::Pause { node, .. }
             | Fault::Reset { node, .. }
@@ -111,6 +112,7 @@ impl Nemesis {
         match fault {
             Fault::Crash { .. }
             | Fault::CrashAtDiskCall { .. }
+            | Fault::CrashWhen { .. }
             | Fault::Shutdown { .. }
             | Fault::PowerCut { .. }
             | Fault::Pause { .. }
@@ -134,6 +136,10 @@ impl Nemesis {
             }
             Fault::CrashAtDiskCall { calls, down_ns, .. } => {
                 cluster.crash_after_calls(node, calls, down_ns);
+                None
+            }
+            Fault::CrashWhen { moment, after_ns, down_ns, isolate_ns, .. } => {
+                cluster.crash_when(node, Trigger { moment, after_ns, down_ns, isolate_ns });
                 None
             }
             Fault::Shutdown { down_ns, .. } => {

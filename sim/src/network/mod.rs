@@ -133,6 +133,12 @@ impl Network {
         }
     }
 
+    /// Whether what `from` sends reaches `to`.
+    #[must_use]
+    pub fn hears(&self, from: HostId, to: HostId) -> bool {
+        self.lock().hears(from, to)
+    }
+
     /// Takes back every cut, and makes all links as fast and as good as at first.
     pub fn heal_all(&self) {
         let hosts = self.lock().names.len();
