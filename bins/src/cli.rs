@@ -101,7 +101,7 @@ pub(crate) struct ServeArgs {
     /// This node's id
     #[arg(long)]
     pub(crate) id: Option<u64>,
-    /// Where this node keeps its data [default: /var/raftkv/<id>]
+    /// Where this node keeps its data [default: /var/raftkv/ID]
     #[arg(long)]
     pub(crate) data_dir: Option<PathBuf>,
     /// Where to listen for peers [default: this member's peer address]

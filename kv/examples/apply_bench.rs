@@ -1,8 +1,8 @@
 //! What one put costs in the state machine: with the table before sled, and with every group written to sled at once.
 //!
-//! `cargo run --release -p raftkv-kv --example apply_bench [PUTS [VALUE_BYTES [CHECKPOINT_MIB]]]`
+//! `cargo run --release -p raftkv-kv --example apply_bench [PUTS [VALUE_BYTES [CHECKPOINT_MIB [GROUP]]]]`
 //!
-//! Both ways get the same puts, keys in random order, in groups of 64, and make everything durable once every
+//! Both ways get the same puts, keys in random order, in groups of 64 by default, and make everything durable once every
 //! `CHECKPOINT_MIB` of applied entries and at the end. The direct way is favoured: it decodes no commands, has no
 //! sessions and no hash, only the rows. Figures and their meaning: `docs/adr/0002-table-before-sled.md`.
 
@@ -20,12 +20,11 @@ use raft::core::{Entry, Index, LogId, Payload, Term};
 use raft::disk::RealDisk;
 use raft::state_machine::StateMachine;
 
-const GROUP: usize = 64;
-
 struct Load {
     puts: u64,
     value: Bytes,
     checkpoint_bytes: u64,
+    group: u64,
 }
 
 impl Load {
@@ -47,7 +46,7 @@ fn through_the_table(dir: &Path, load: &Load) -> Result<(), Box<dyn Error>> {
     let store = StoreKind::Sled(SledOptions::new(dir));
     let options = KvOptions { dir: dir.to_owned(), store, sessions: SessionLimits::default() };
     let (mut machine, reader) = KvStateMachine::open(Arc::new(RealDisk), options)?;
-    let mut group = Vec::with_capacity(GROUP);
+    let mut group = Vec::new();
     // As the driver does it: checkpoints on a lane of their own, one at a time.
     let lane = RealBlocking.lane("checkpoint");
     let (done, wait) = std::sync::mpsc::channel();
@@ -63,7 +62,7 @@ fn through_the_table(dir: &Path, load: &Load) -> Result<(), Box<dyn Error>> {
         let body = CommandBody::Operate { stamp: None, operation: Operation::Put(put) };
         let payload = Payload::Command(Command { cluster_time_ms: i, body }.encode());
         group.push(Entry { term: Term(1), index: Index(i + 1), payload });
-        if group.len() == GROUP || i + 1 == load.puts {
+        if (i + 1) % load.group == 0 || i + 1 == load.puts {
             machine.apply(&group)?;
             group.clear();
             if machine.unsaved_bytes() >= load.checkpoint_bytes {
@@ -94,7 +93,7 @@ fn straight_to_sled(dir: &Path, load: &Load) -> Result<(), Box<dyn Error>> {
         value.extend_from_slice(&load.value);
         unsaved += (value.len() + 160) as u64;
         batch.insert(row, value);
-        if (i + 1) % GROUP as u64 == 0 || i + 1 == load.puts {
+        if (i + 1) % load.group == 0 || i + 1 == load.puts {
             batch.insert(&b"applied"[..], &(i + 1).to_be_bytes());
             db.apply_batch(std::mem::take(&mut batch))?;
             if unsaved >= load.checkpoint_bytes {
@@ -112,10 +111,10 @@ type Way = fn(&Path, &Load) -> Result<(), Box<dyn Error>>;
 fn main() -> Result<(), Box<dyn Error>> {
     let mut numbers = std::env::args().skip(1).map(|number| number.parse::<u64>());
     let mut next = |default| numbers.next().unwrap_or(Ok(default));
-    let (puts, value_bytes, checkpoint_mib) = (next(300_000)?, next(100)?, next(16)?);
+    let (puts, value_bytes, checkpoint_mib, group) = (next(300_000)?, next(100)?, next(32)?, next(64)?);
     let value = Bytes::from(vec![b'v'; usize::try_from(value_bytes)?]);
-    let load = Load { puts, value, checkpoint_bytes: checkpoint_mib << 20 };
-    println!("{puts} puts of {value_bytes} bytes in groups of {GROUP}, durable every {checkpoint_mib} MiB");
+    let load = Load { puts, value, checkpoint_bytes: checkpoint_mib << 20, group: group.max(1) };
+    println!("{puts} puts of {value_bytes} bytes in groups of {group}, durable every {checkpoint_mib} MiB");
     let ways: [(&str, Way); 2] =
         [("table, then sled", through_the_table), ("straight to sled", straight_to_sled)];
     for (name, way) in ways {

@@ -24,7 +24,7 @@ pub const fn active(_id: &str) -> bool {
     false
 }
 
-/// The place of a planted bug: `if mutant!("vote-nosync") { .. }`. See the [module](self).
+/// The place of a planted bug: `if mutant!("vote-nosync") { .. }`. See `mutants.rs`.
 #[macro_export]
 macro_rules! mutant {
     ($id:literal) => {

@@ -24,10 +24,16 @@ use crate::store::rows::Version;
 /// What an operation did.
 pub(crate) struct Outcome {
     pub(crate) response: Response,
-    /// The versions made, all at the next revision; none if nothing changed.
-    pub(crate) changes: BTreeMap<Bytes, Version>,
+    /// The versions made, sorted by key, all at the next revision; none if nothing changed.
+    pub(crate) changes: Vec<(Bytes, Version)>,
     /// History is to be forgotten below this.
     pub(crate) compact: Option<Revision>,
+}
+
+impl Outcome {
+    const fn refused(refusal: Refusal) -> Self {
+        Self { response: Response::Refused(refusal), changes: Vec::new(), compact: None }
+    }
 }
 
 /// Carries out one operation on the state at `revision`.
@@ -35,8 +41,11 @@ pub(crate) fn execute(
     layers: &Layers,
     revision: Revision,
     compacted: Revision,
-    operation: &Operation,
+    operation: Operation,
 ) -> Result<Outcome, StoreError> {
+    if let Err(limit) = limits::check_keys(&operation) {
+        return Ok(Outcome::refused(Refusal::Unreadable { reason: limit.to_string() }));
+    }
     let mut run = Run {
         layers,
         revision,
@@ -44,19 +53,48 @@ pub(crate) fn execute(
         changes: BTreeMap::new(),
         budget: Budget::new(RESPONSE_BYTES_MAX),
     };
-    let refused =
-        |refusal| Outcome { response: Response::Refused(refusal), changes: BTreeMap::new(), compact: None };
-    if let Err(limit) = limits::check_keys(operation) {
-        return Ok(refused(Refusal::Unreadable { reason: limit.to_string() }));
-    }
-    match run.operation(operation) {
-        Ok((result, compact)) => {
-            let revision = run.revision_now();
-            Ok(Outcome { response: Response::Done { revision, result }, changes: run.changes, compact })
+    let mut compact = None;
+    let result = match operation {
+        Operation::Put(put) => return put_alone(layers, revision, put),
+        Operation::DeleteRange(delete) => {
+            let deleted = run.delete_range(&delete);
+            deleted.map(|(count, prev_kvs)| OperationResult::Deleted { count, prev_kvs })
         }
-        Err(ReadError::Refused(refusal)) => Ok(refused(refusal)),
+        Operation::Txn(txn) => run.txn(&txn),
+        Operation::Compact { revision: to } => {
+            compact = Some(to);
+            readable(compact, compacted, revision)
+                .map(|_| OperationResult::Compacted)
+                .map_err(ReadError::from)
+        }
+    };
+    match result {
+        Ok(result) => {
+            let revision = run.revision_now();
+            let changes = run.changes.into_iter().collect();
+            Ok(Outcome { response: Response::Done { revision, result }, changes, compact })
+        }
+        Err(ReadError::Refused(refusal)) => Ok(Outcome::refused(refusal)),
         Err(ReadError::Store(error)) => Err(error),
     }
+}
+
+/// A put on its own, the most frequent command by far: without what only a transaction needs.
+fn put_alone(layers: &Layers, revision: Revision, put: Put) -> Result<Outcome, StoreError> {
+    let Put { key, value, prev_kv } = put;
+    let before = layers.get(&key, revision, prev_kv)?.filter(|version| version.value.is_some());
+    let revision = revision + 1;
+    let version = next_version(before.as_ref(), revision, value);
+    let prev_kv = before.filter(|_| prev_kv).and_then(|before| pair(key.clone(), before));
+    let response = Response::Done { revision, result: OperationResult::Put { prev_kv } };
+    Ok(Outcome { response, changes: vec![(key, version)], compact: None })
+}
+
+/// The version that a put makes of a key, of which `before` is the live version, if there is one.
+fn next_version(before: Option<&Version>, revision: Revision, value: Bytes) -> Version {
+    let (create_revision, version) =
+        before.map_or((revision, 1), |before| (before.create_revision, before.version + 1));
+    Version { mod_revision: revision, create_revision, version, value: Some(value) }
 }
 
 /// One operation under way.
@@ -69,22 +107,6 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn operation(&mut self, operation: &Operation) -> Result<(OperationResult, Option<Revision>), ReadError> {
-        let result = match operation {
-            Operation::Put(put) => OperationResult::Put { prev_kv: self.put(put)? },
-            Operation::DeleteRange(delete) => {
-                let (count, prev_kvs) = self.delete_range(delete)?;
-                OperationResult::Deleted { count, prev_kvs }
-            }
-            Operation::Txn(txn) => self.txn(txn)?,
-            Operation::Compact { revision } => {
-                readable(Some(*revision), self.compacted, self.revision)?;
-                return Ok((OperationResult::Compacted, Some(*revision)));
-            }
-        };
-        Ok((result, None))
-    }
-
     /// The store's revision, were the operation to end now.
     fn revision_now(&self) -> Revision {
         self.revision + u64::from(!self.changes.is_empty())
@@ -116,12 +138,8 @@ impl Run<'_> {
             return Err(Refusal::DuplicateKey { key: put.key.clone() }.into());
         }
         let before = self.current(&put.key, put.prev_kv)?.filter(|version| version.value.is_some());
-        let revision = self.revision + 1;
-        let (create_revision, version) =
-            before.as_ref().map_or((revision, 1), |before| (before.create_revision, before.version + 1));
-        let value = Some(put.value.clone());
-        self.changes
-            .insert(put.key.clone(), Version { mod_revision: revision, create_revision, version, value });
+        let version = next_version(before.as_ref(), self.revision + 1, put.value.clone());
+        self.changes.insert(put.key.clone(), version);
         let prev_kv = before.filter(|_| put.prev_kv).and_then(|before| pair(put.key.clone(), before));
         if let Some(pair) = &prev_kv {
             self.budget.demand(pair)?;

@@ -172,7 +172,7 @@ impl KvStateMachine {
             }
             Payload::Command(bytes) => {
                 response = match Command::decode(bytes) {
-                    Ok(command) => self.apply_command(layers, index, &command)?,
+                    Ok(command) => self.apply_command(layers, index, command)?,
                     Err(error) => Response::Refused(Refusal::Unreadable { reason: error.to_string() }),
                 };
             }
@@ -188,7 +188,7 @@ impl KvStateMachine {
         &mut self,
         layers: &Layers,
         index: Index,
-        command: &Command,
+        command: Command,
     ) -> Result<Response, StoreError> {
         let before = self.meta.cluster_time_ms;
         let stamp = if raft::mutant!("clock-apply") { local_clock_ms() } else { command.cluster_time_ms };
@@ -196,19 +196,19 @@ impl KvStateMachine {
         self.meta.cluster_time_ms = now;
         self.meta.chain.word(now);
         self.sessions.time_passed(before, now);
-        Ok(match &command.body {
+        Ok(match command.body {
             CommandBody::OpenSession { ttl_ms } => {
-                Response::SessionOpened { session: self.sessions.open(index, *ttl_ms, now) }
+                Response::SessionOpened { session: self.sessions.open(index, ttl_ms, now) }
             }
-            CommandBody::KeepAlive { session } => self.sessions.keep_alive(*session, index, now),
-            CommandBody::CloseSession { session } => self.sessions.close(*session, index, now),
+            CommandBody::KeepAlive { session } => self.sessions.keep_alive(session, index, now),
+            CommandBody::CloseSession { session } => self.sessions.close(session, index, now),
             CommandBody::Operate { stamp: None, operation } => self.operate(layers, operation)?,
             CommandBody::Operate { stamp: Some(stamp), operation } => {
-                match self.sessions.admit(stamp, index, now) {
+                match self.sessions.admit(&stamp, index, now) {
                     Admission::Answer(response) => response,
                     Admission::Execute => {
                         let response = self.operate(layers, operation)?;
-                        self.sessions.keep(stamp, &response);
+                        self.sessions.keep(&stamp, &response);
                         response
                     }
                 }
@@ -216,7 +216,7 @@ impl KvStateMachine {
         })
     }
 
-    fn operate(&mut self, layers: &Layers, operation: &Operation) -> Result<Response, StoreError> {
+    fn operate(&mut self, layers: &Layers, operation: Operation) -> Result<Response, StoreError> {
         let Outcome { response, changes, compact } =
             execute::execute(layers, self.meta.revision, self.meta.compacted, operation)?;
         self.meta.chain.word(EXECUTED);

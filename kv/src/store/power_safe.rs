@@ -13,7 +13,7 @@
 //!
 //! Both keep the contracts of the calls they replace: a caller of the first must cope with `ENOSYS`, a caller of
 //! the second gets more than it asked for. They hold for every `std::fs::rename` in the process, too. A definition
-//! in the executable wins over one in a shared C library; [`assert_active`] proves at start-up that it did.
+//! in the executable wins over one in a shared C library; `assert_active` proves at start-up that it did.
 //!
 //! On other systems than Linux sled calls `fsync` anyway, and only `rename` is defined.
 

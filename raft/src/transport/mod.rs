@@ -17,7 +17,7 @@
 //!   go ahead of appends: a follower that is slow to take entries must still hear that its leader lives.
 //!   Among themselves the messages of either kind keep their order.
 //! - A reader that finds the event loop behind waits for it and does not read on; TCP makes the sender wait.
-//! - Who speaks is settled once, in the [handshake](handshake), by cluster, member and incarnation; every message is
+//! - Who speaks is settled once, in the [handshake], by cluster, member and incarnation; every message is
 //!   then checked against it (rule 6). A connection that breaks a rule is closed with one line in the log.
 //! - A silent stream is a broken one: both ends expect a ping or its answer within `read_idle_max`.
 //! - Reordering and loss are the core's to bear, corruption is not: every frame has a checksum.

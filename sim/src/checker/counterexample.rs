@@ -14,7 +14,7 @@ use super::{
 };
 use crate::history::{Answer, End, History, Moment, Process, Request};
 
-/// Operations on one key that have no order. No single one of those that [must](Shown::must) be in it can be
+/// Operations on one key that have no order. No single one of those that must be in it can be
 /// spared, unless the search for them was given up.
 #[derive(Clone, Debug, Serialize)]
 pub struct Counterexample {

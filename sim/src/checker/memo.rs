@@ -71,9 +71,11 @@ impl Memo {
         true
     }
 
-    /// What it holds, and what it would hold while it grows the next time.
+    /// What it holds, and, if that is near, what it will hold while it grows: the old slots and twice as many new ones.
     pub(crate) fn bytes(&self) -> usize {
-        self.slots.capacity() * size_of::<Slot>() + self.arena.capacity() * size_of::<(u32, u32)>()
+        let grows_soon = self.taken * 2 > self.slots.len();
+        let slots = self.slots.len() * if grows_soon { 3 } else { 1 };
+        slots * size_of::<Slot>() + 2 * self.arena.capacity() * size_of::<(u32, u32)>()
     }
 
     fn spent(&self, at: u32) -> &Spent {

@@ -2,7 +2,7 @@
 //!
 //! Two ways to find out that share no code but the history itself, so that each checks the other:
 //!
-//! - [`check`] looks at nothing but the history. It searches for an order ([`search`]), key by key: a history is
+//! - [`check`] looks at nothing but the history. It searches for an order (`search.rs`), key by key: a history is
 //!   linearizable if and only if its operations on each key are (Herlihy and Wing 1990, theorem 1).
 //! - [`witness::check`] is told the order, by the log, and tests it.
 //!

@@ -197,3 +197,59 @@ fn step(hash: u64, byte: u8) -> u64 {
     let folded = (product as u64 & MODULUS) + (product >> 61) as u64;
     if folded >= MODULUS { folded - MODULUS } else { folded }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::{Request, generate::Chance};
+
+    #[test]
+    fn equal_strings_are_one_state_however_they_were_put_together() {
+        const PIECES: [&str; 6] = ["", "a", "b", "ab", "ba", "aab"];
+        let mut history = History::new();
+        let mut texts = Vec::new();
+        for (process, piece) in (0..).zip(PIECES) {
+            history.invoke(process, Request::Append { key: "x", value: piece }).unwrap();
+        }
+        for operation in history.operations() {
+            let Request::Append { value, .. } = operation.request else { panic!("only appends") };
+            texts.push(value);
+        }
+        let mut states = States::new(&history);
+        let mut known: Vec<(String, State)> = Vec::new();
+        for seed in 0..3_000 {
+            let mut chance = Chance::new(seed);
+            let (mut text, mut state) = (String::new(), EMPTY);
+            for _ in 0..chance.below(6) {
+                let piece = chance.below(PIECES.len());
+                text.push_str(PIECES[piece]);
+                state = states.append(state, texts[piece]);
+            }
+            known.push((text, state));
+        }
+        for (text, state) in &known {
+            for (other, other_state) in known.iter().take(200) {
+                assert_eq!(text == other, state == other_state, "{text:?} {other:?}");
+            }
+        }
+        // Prefixes are found whatever the pieces.
+        for (whole, piece) in PIECES.iter().zip(&texts) {
+            let whole_state = states.append(EMPTY, *piece);
+            for (text, state) in known.iter().take(500) {
+                assert_eq!(states.is_prefix(*state, whole_state), whole.starts_with(text.as_str()));
+            }
+        }
+    }
+
+    #[test]
+    fn an_absent_key_and_an_empty_string_differ_but_grow_alike() {
+        let mut history = History::new();
+        history.invoke(1, Request::Append { key: "x", value: "a" }).unwrap();
+        let Request::Append { value, .. } = history.operations()[0].request else { panic!("an append") };
+        let mut states = States::new(&history);
+        assert_ne!(ABSENT, EMPTY);
+        assert_eq!(states.value(None), ABSENT);
+        assert_eq!(states.append(ABSENT, value), states.append(EMPTY, value));
+        assert_eq!(states.append(UNSEEN, value), UNSEEN);
+    }
+}

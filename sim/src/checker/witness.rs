@@ -193,3 +193,128 @@ fn answered(answer: Answer<&str>) -> String {
         Answer::Succeeded(succeeded) => format!("succeeded={succeeded}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READ: u32 = u32::MAX;
+
+    fn at(index: u64, sub: u32) -> Option<Position> {
+        Some(Position { index, sub })
+    }
+
+    /// A history from "process call f value" and "process ok answer", all on one key.
+    fn history(lines: &[&str]) -> History {
+        let mut history = History::new();
+        for line in lines {
+            let words: Vec<&str> = line.split(' ').collect();
+            let process = words[0].parse().unwrap();
+            let key = "x";
+            match words[1..] {
+                ["get"] => history.invoke(process, Request::Get { key }),
+                ["put", value] => history.invoke(process, Request::Put { key, value: Some(value) }),
+                ["cas", expect, value] => {
+                    history.invoke(process, Request::Cas { key, expect: Some(expect), value: Some(value) })
+                }
+                ["ok"] => history.ok(process, Answer::Done),
+                ["ok", "true"] => history.ok(process, Answer::Succeeded(true)),
+                ["ok", "false"] => history.ok(process, Answer::Succeeded(false)),
+                ["ok", "null"] => history.ok(process, Answer::Value(None)),
+                ["ok", value] => history.ok(process, Answer::Value(Some(value))),
+                ["fail"] => history.fail(process),
+                ["info"] => history.info(process),
+                _ => panic!("{line}"),
+            }
+            .unwrap();
+        }
+        history
+    }
+
+    #[test]
+    fn reads_stand_behind_the_write_at_their_position() {
+        let history = history(&["1 put 1", "1 ok", "2 get", "2 ok 1", "3 get", "3 ok 1", "1 put 2", "1 ok"]);
+        assert_eq!(check(&history, &[at(1, 0), at(1, READ), at(1, READ), at(2, 0)]), Ok(()));
+    }
+
+    #[test]
+    fn a_read_before_every_write_is_at_the_beginning() {
+        let history = history(&["1 get", "2 put 1", "2 ok", "1 ok null"]);
+        assert_eq!(check(&history, &[at(0, READ), at(1, 0)]), Ok(()));
+    }
+
+    #[test]
+    fn an_operation_of_unknown_outcome_is_replayed_where_it_is_and_has_no_end() {
+        let history = history(&["1 put 1", "1 info", "2 put 2", "2 ok", "3 get", "3 ok 1"]);
+        assert_eq!(check(&history, &[at(2, 0), at(1, 0), at(2, READ)]), Ok(()));
+        assert!(matches!(check(&history, &[None, at(1, 0), at(2, READ)]), Err(Violation::Answer { .. })));
+        // But it cannot take effect before its call.
+        let history = self::history(&["2 put 2", "2 ok", "1 put 1", "1 info"]);
+        assert!(matches!(check(&history, &[at(2, 0), at(1, 0)]), Err(Violation::RealTime { .. })));
+    }
+
+    #[test]
+    fn a_stale_read_is_against_real_time() {
+        let history = history(&["1 put 1", "1 ok", "1 put 2", "1 ok", "2 get", "2 ok 1"]);
+        let found = check(&history, &[at(1, 0), at(2, 0), at(1, READ)]);
+        let expected = Violation::RealTime {
+            earlier: OperationId(1),
+            earlier_position: Position { index: 2, sub: 0 },
+            later: OperationId(2),
+            later_position: Position { index: 1, sub: READ },
+        };
+        assert_eq!(found, Err(expected));
+    }
+
+    #[test]
+    fn a_read_that_ended_before_the_write_at_its_position_was_called_is_against_real_time() {
+        let history = history(&["2 get", "2 ok 1", "1 put 1", "1 ok"]);
+        assert!(matches!(check(&history, &[at(1, READ), at(1, 0)]), Err(Violation::RealTime { .. })));
+    }
+
+    #[test]
+    fn reads_at_one_position_that_go_back_are_against_real_time() {
+        let history = history(&["1 put 1", "1 ok", "1 put 2", "2 get", "2 ok 2", "3 get", "3 ok 1", "1 ok"]);
+        let found = check(&history, &[at(1, 0), at(2, 0), at(2, READ), at(1, READ)]);
+        assert!(matches!(found, Err(Violation::RealTime { .. })), "{found:?}");
+    }
+
+    #[test]
+    fn an_answer_that_the_position_does_not_explain() {
+        let history = history(&["1 put 1", "1 ok", "2 cas 1 2", "2 ok false"]);
+        let expected = Violation::Answer {
+            operation: OperationId(1),
+            answered: "succeeded=false".to_owned(),
+            position: Position { index: 2, sub: 0 },
+            key: "x".to_owned(),
+            value: Some("1".to_owned()),
+        };
+        assert_eq!(check(&history, &[at(1, 0), at(2, 0)]), Err(expected));
+    }
+
+    #[test]
+    fn an_acknowledged_operation_must_be_in_the_log_and_a_failed_one_must_not() {
+        let done = history(&["1 put 1", "1 ok"]);
+        assert_eq!(check(&done, &[None]), Err(Violation::Lost(OperationId(0))));
+        let failed = history(&["1 put 1", "1 fail"]);
+        assert_eq!(check(&failed, &[None]), Ok(()));
+        let position = Position { index: 1, sub: 0 };
+        let undead = Violation::Undead { operation: OperationId(0), position };
+        assert_eq!(check(&failed, &[Some(position)]), Err(undead));
+    }
+
+    #[test]
+    fn two_writes_cannot_share_a_position_but_two_of_one_entry_can_share_its_index() {
+        let history = history(&["1 put 1", "2 put 2", "1 ok", "2 ok", "3 get", "3 ok 2"]);
+        let position = Position { index: 1, sub: 0 };
+        let same = Violation::SamePosition { first: OperationId(0), second: OperationId(1), position };
+        assert_eq!(check(&history, &[at(1, 0), at(1, 0), at(1, READ)]), Err(same));
+        assert_eq!(check(&history, &[at(1, 0), at(1, 1), at(1, READ)]), Ok(()));
+    }
+
+    #[test]
+    fn there_is_a_position_or_none_for_each_operation() {
+        let history = history(&["1 put 1", "1 ok"]);
+        assert_eq!(check(&history, &[]), Err(Violation::Count { positions: 0, operations: 1 }));
+    }
+}

@@ -1,4 +1,4 @@
-//! The nemesis: what goes wrong. [`draw`] makes up a plan's faults, [`run`] carries them out.
+//! The nemesis: what goes wrong. `draw` makes up a plan's faults, `run` carries them out.
 
 pub mod draw;
 #[cfg(madsim)]
