@@ -22,6 +22,10 @@ pub fn faults(seed: u64, scenario: &Scenario) -> Vec<ScheduledFault> {
         let kind = *draw.random.pick(&kinds);
         draw.kind(at_ns, kind);
         at_ns += draw.random.exponential(scenario.fault_gap_ns) + MILLISECOND;
+        if matches!(kind, FaultKind::PowerCut | FaultKind::LostVote | FaultKind::RollingRestart) {
+            // A cluster that never comes up shows nothing.
+            at_ns += draw.random.between(500, 2_000) * MILLISECOND;
+        }
     }
     draw.drawn.sort_by_key(|scheduled| scheduled.at_ns);
     draw.drawn

@@ -4,6 +4,8 @@
 
 use std::collections::VecDeque;
 
+use tokio::io::ReadBuf;
+
 use super::{HostId, Shared, State};
 use crate::time::{Alarm, Side, VirtualTime};
 use crate::trace::{Event, Source};
@@ -80,10 +82,8 @@ pub(super) struct Connection {
 
 /// What a read found.
 pub(super) enum Read {
-    /// This many bytes.
-    Bytes(usize),
-    /// The end of the stream.
-    End,
+    /// Bytes, now in the buffer; or the end of the stream, if there are none.
+    Done,
     /// Nothing yet; the reader will be woken.
     Wait,
     /// The connection is broken.
@@ -145,7 +145,13 @@ impl Connection {
 
 impl State {
     /// Reads at one end into `buffer`, part of it if a draw says so.
-    pub(super) fn read(&mut self, shared: &Shared, number: u64, end: usize, buffer: &mut [u8]) -> Read {
+    pub(super) fn read(
+        &mut self,
+        shared: &Shared,
+        number: u64,
+        end: usize,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Read {
         let now_ns = shared.time.now_ns();
         let Some(connection) = self.connections.get(&number) else { return Read::Broken };
         if connection.is_broken(end, now_ns) {
@@ -159,10 +165,11 @@ impl State {
         if hears {
             pipe.settle(now_ns);
         }
-        let ready = pipe.arrived.min(buffer.len());
+        let ready = pipe.arrived.min(buffer.remaining());
         if ready == 0 {
-            if hears && pipe.in_flight.is_empty() && pipe.fin_ns.is_some_and(|fin_ns| fin_ns <= now_ns) {
-                return if buffer.is_empty() { Read::Bytes(0) } else { Read::End };
+            let ended = pipe.in_flight.is_empty() && pipe.fin_ns.is_some_and(|fin_ns| fin_ns <= now_ns);
+            if buffer.remaining() == 0 || (hears && ended) {
+                return Read::Done;
             }
             let next_ns = pipe.next_arrival_ns().filter(|_| hears);
             connection.wait(&shared.time, end, next_ns);
@@ -170,13 +177,13 @@ impl State {
         }
         let taken =
             if self.random.chance(partial) { self.random.between(1, ready as u64) as usize } else { ready };
-        take_front(&mut pipe.data, &mut buffer[..taken]);
+        take_front(&mut pipe.data, taken, buffer);
         pipe.arrived -= taken;
         if heard {
             pipe.taken = pipe.data.len();
             connection.ends[1 - end].alarm.wake_side(Side::Write);
         }
-        Read::Bytes(taken)
+        Read::Done
     }
 
     /// Writes at one end.
@@ -381,12 +388,11 @@ impl State {
     }
 }
 
-/// Moves the first bytes of `from` to `to`.
-fn take_front(from: &mut VecDeque<u8>, to: &mut [u8]) {
+/// Moves the first `bytes` of `from` to `to`.
+fn take_front(from: &mut VecDeque<u8>, bytes: usize, to: &mut ReadBuf<'_>) {
     let (front, back) = from.as_slices();
-    let first = front.len().min(to.len());
-    to[..first].copy_from_slice(&front[..first]);
-    let second = to.len() - first;
-    to[first..].copy_from_slice(&back[..second]);
-    from.drain(..to.len());
+    let first = front.len().min(bytes);
+    to.put_slice(&front[..first]);
+    to.put_slice(&back[..bytes - first]);
+    from.drain(..bytes);
 }

@@ -34,12 +34,8 @@ impl AsyncRead for SimStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let mut state = self.network.lock();
-        match state.read(&self.network.shared, self.number, self.end, buffer.initialize_unfilled()) {
-            Read::Bytes(bytes) => {
-                buffer.advance(bytes);
-                Poll::Ready(Ok(()))
-            }
-            Read::End => Poll::Ready(Ok(())),
+        match state.read(&self.network.shared, self.number, self.end, buffer) {
+            Read::Done => Poll::Ready(Ok(())),
             Read::Broken => Poll::Ready(Err(Self::reset())),
             Read::Wait => {
                 if let Some(connection) = state.connections.get(&self.number) {
