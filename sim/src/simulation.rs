@@ -60,6 +60,11 @@ pub struct Options {
 /// Runs a world in this process. Meant to be called once a process: some state of the libraries below is global.
 #[must_use]
 pub fn run(plan: Plan, options: Options) -> SeedReport {
+    if std::env::var_os("RUST_LOG").is_some() {
+        // The nodes' own logs, between the lines of the timeline. They may differ from run to run.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false).init();
+    }
     let scratch = scratch_directory();
     let path = scratch.path().to_owned();
     // A thread of its own: the runtime seeds the hash maps of the thread it is made in, if there were none yet.

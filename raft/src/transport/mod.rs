@@ -305,7 +305,8 @@ impl Transport {
     }
 
     /// Sends a snapshot to `to`, in the name of the leader of `term`, on a stream of its own. A transfer to the same
-    /// peer that is still under way fails. How this one ends is told by [`Incoming::SnapshotSent`].
+    /// peer that is still under way is given up without a word. How this one ends is told by
+    /// [`Incoming::SnapshotSent`].
     pub fn send_snapshot(&self, to: NodeId, term: Term, file: SnapshotFile) {
         let mut peers = self.lock();
         let transfer_id = peers.random.draw();

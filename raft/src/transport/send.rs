@@ -56,8 +56,6 @@ enum Fault {
     Refused(String),
     #[error("the receiver answered something that was not asked")]
     Confused,
-    #[error("a newer snapshot took its place")]
-    Replaced,
     #[error("the node is stopping")]
     Stopping,
 }
@@ -71,13 +69,18 @@ pub(super) fn start(shared: Arc<Shared>, order: Order, before: Option<Transfer>)
             before.cancel.notify_one();
             before.task.finished().await;
         }
-        let result = tokio::select! {
-            biased;
-            () = cancelled.notified() => Err(Fault::Replaced),
-            result = attempt(&shared, &order) => result,
-        };
         let Order { to, file, .. } = &order;
         let (snapshot, bytes) = (file.meta.last, file.bytes);
+        let result = tokio::select! {
+            biased;
+            () = cancelled.notified() => {
+                // Nothing is reported: it would be taken for the end of the transfer that took its place, which
+                // would then be begun anew, and so on for ever.
+                tracing::debug!(peer = %to, %snapshot, "another transfer took its place");
+                return;
+            }
+            result = attempt(&shared, &order) => result,
+        };
         let outcome = match result {
             Ok(()) => {
                 tracing::info!(peer = %to, %snapshot, bytes, "snapshot delivered");
