@@ -189,7 +189,7 @@ impl Outbox {
     }
 
     /// How many bytes wait.
-    #[cfg(test)]
+    #[cfg(all(test, not(madsim)))]
     pub(super) fn bytes(&self) -> usize {
         let state = self.lock();
         state.control.frames.len() + state.appends.iter().map(|batch| batch.frames.len()).sum::<usize>()

@@ -71,8 +71,9 @@ impl Invariants {
                 rules.committed = rules.committed.max(last.index);
                 let results = [
                     rules.commit_monotone.committed(node, *last),
-                    rules.log_agreement.committed(node, *last),
+                    // Before agreement, which breaks with it: this one says why.
                     rules.leader_completeness.committed(node, *last),
+                    rules.log_agreement.committed(node, *last),
                 ];
                 results.into_iter().for_each(|result| rules.note(result));
             }

@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_hang_is_a_failure() {
-        let end = run_quietly("sleep 100", 50);
+        let end = run_quietly("exec sleep 100", 50);
         assert_eq!(end.failure().unwrap().rule, "hang");
     }
 
