@@ -89,6 +89,7 @@ impl Draw {
             | FaultKind::Pause
             | FaultKind::SlowDisk => self.process(at_ns, kind),
             FaultKind::LostVote => self.lost_vote(at_ns),
+            FaultKind::DeposedLeader => self.deposed_leader(at_ns),
             FaultKind::ClockStep | FaultKind::ClockDrift | FaultKind::ClockFreeze => {
                 self.clock(at_ns, kind);
             }
@@ -172,6 +173,20 @@ impl Draw {
         self.add(at_ns + 2, Fault::CrashWhen { node, moment: Moment::Votes, after_ns, down_ns, isolate_ns });
     }
 
+    /// How many nodes are with the leader on the smaller side.
+    fn beside_leader(&mut self) -> u8 {
+        self.random.below(u64::from(self.nodes).div_ceil(2)) as u8
+    }
+
+    /// The leader does not notice that time passes, nor hear that another is elected. What clients ask of it, it must
+    /// not answer out of its own head (§6.4).
+    fn deposed_leader(&mut self, at_ns: u64) {
+        let for_ns = self.random.between(300, 2_000) * MILLISECOND;
+        self.add(at_ns, Fault::ClockFreeze { node: Target::Leader, for_ns });
+        let cut = Cut::LeaderSide { with: self.beside_leader() };
+        self.add(at_ns + 1, Fault::Cut { cut, for_ns });
+    }
+
     fn clock(&mut self, at_ns: u64, kind: FaultKind) {
         let node = self.target();
         let fault = match kind {
@@ -191,8 +206,15 @@ impl Draw {
     fn cut(&mut self, at_ns: u64, kind: FaultKind) {
         let for_ns = self.duration();
         let cut = match kind {
-            FaultKind::Partition if self.random.chance(300) => Cut::LeaderFromPeers,
-            FaultKind::Partition => Cut::Apart(self.group()),
+            FaultKind::Partition => match self.random.below(3) {
+                0 => Cut::LeaderSide { with: self.beside_leader() },
+                1 => Cut::Apart(self.group()),
+                _ => {
+                    let left = self.group();
+                    let right = self.rest(&left);
+                    Cut::Between { left, right }
+                }
+            },
             FaultKind::OneWay => {
                 let from = self.group();
                 let to = self.rest(&from);

@@ -99,7 +99,7 @@ impl Nemesis {
             | Fault::ClockStep { node, .. }
             | Fault::ClockDrift { node, .. }
             | Fault::ClockFreeze { node, .. } => *node,
-            Fault::Cut { cut: Cut::LeaderFromPeers, .. } => Target::Leader,
+            Fault::Cut { cut: Cut::LeaderSide { .. }, .. } => Target::Leader,
             Fault::Cut { .. } | Fault::PowerCut { .. } => Target::Node(1),
         };
         match target {
@@ -248,7 +248,12 @@ impl Nemesis {
                 let rest = nodes().filter(|id| !group.contains(id)).map(host).chain(self.clients());
                 both_ways(hosts(group), rest)
             }
-            Cut::LeaderFromPeers => both_ways([host(node)], nodes().filter(|id| *id != node).map(host)),
+            Cut::LeaderSide { with } => {
+                let count = self.cluster.world().scenario.nodes;
+                let distance = |id: &u8| (*id + count - node) % count;
+                let (side, rest): (Vec<u8>, Vec<u8>) = nodes().partition(|id| distance(id) <= *with);
+                both_ways(side.into_iter().map(host), rest.into_iter().map(host))
+            }
             Cut::OneWay { from, to } => {
                 let to = hosts(to);
                 hosts(from).into_iter().flat_map(|from| to.iter().map(move |to| (from, *to))).collect()
