@@ -108,10 +108,17 @@ impl Draw {
         // Mostly as a loss of power, which is the harder case.
         let keeps_unsynced = !silent && self.random.chance(250);
         match kind {
-            FaultKind::Crash => {
-                let fault =
-                    Fault::Crash { node: self.target(), down_ns: self.down(), silent, keeps_unsynced };
+            // Into the middle of what it writes next: what is written and not synced lies there only for a moment.
+            FaultKind::Crash if self.random.chance(400) => {
+                let calls = self.random.between(1, 8);
+                let fault = Fault::CrashAtDiskCall { node: self.target(), calls, down_ns: self.down() };
                 self.add(at_ns, fault);
+            }
+            FaultKind::Crash => {
+                let (node, down_ns) = (self.target(), self.down());
+                // Into its recovery.
+                let again_after_calls = if self.random.chance(300) { self.random.between(1, 30) } else { 0 };
+                self.add(at_ns, Fault::Crash { node, down_ns, silent, keeps_unsynced, again_after_calls });
             }
             FaultKind::CrashAtDiskCall => {
                 let calls = self.random.exponential(20);
@@ -130,7 +137,8 @@ impl Draw {
             FaultKind::RollingRestart => {
                 let (down_ns, gap_ns) = (self.down(), self.duration());
                 for (turn, id) in self.order().into_iter().enumerate() {
-                    let fault = Fault::Crash { node: Target::Node(id), down_ns, silent, keeps_unsynced };
+                    let (node, again_after_calls) = (Target::Node(id), 0);
+                    let fault = Fault::Crash { node, down_ns, silent, keeps_unsynced, again_after_calls };
                     self.add(at_ns + turn as u64 * (down_ns + gap_ns), fault);
                 }
             }

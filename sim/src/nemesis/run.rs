@@ -129,10 +129,15 @@ impl Nemesis {
     fn process(&self, node: u8, fault: &Fault) -> Option<Undo> {
         let cluster = &self.cluster;
         match *fault {
-            Fault::Crash { down_ns, silent, keeps_unsynced, .. } => {
+            Fault::Crash { down_ns, silent, keeps_unsynced, again_after_calls, .. } => {
                 let unsynced = if keeps_unsynced { Unsynced::Kept } else { Unsynced::Lost };
                 cluster.crash(node, silent, unsynced);
-                Undo::after(down_ns, move |cluster| cluster.start(node))
+                Undo::after(down_ns, move |cluster| {
+                    cluster.start(node);
+                    if again_after_calls > 0 {
+                        cluster.crash_after_calls(node, again_after_calls, down_ns);
+                    }
+                })
             }
             Fault::CrashAtDiskCall { calls, down_ns, .. } => {
                 cluster.crash_after_calls(node, calls, down_ns);

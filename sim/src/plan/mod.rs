@@ -67,6 +67,8 @@ pub enum Fault {
         silent: bool,
         /// Whether the machine keeps what the process had written and not synced.
         keeps_unsynced: bool,
+        /// After so many disk calls of its next start it loses power again; 0 is never.
+        again_after_calls: u64,
     },
     /// A node loses power right after so many more calls to its disk.
     CrashAtDiskCall {

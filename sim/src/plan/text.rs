@@ -51,9 +51,13 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let machine = |silent: &bool| if *silent { "machine" } else { "process" };
         match self {
-            Self::Crash { node, down_ns, silent, keeps_unsynced } => {
+            Self::Crash { node, down_ns, silent, keeps_unsynced, again_after_calls } => {
                 let keeps = if *keeps_unsynced { " that keeps what it wrote" } else { "" };
-                write!(f, "crash of {node}'s {}{keeps}, down {}", machine(silent), Millis(*down_ns))
+                write!(f, "crash of {node}'s {}{keeps}, down {}", machine(silent), Millis(*down_ns))?;
+                if *again_after_calls > 0 {
+                    write!(f, ", and again after {again_after_calls} disk calls")?;
+                }
+                Ok(())
             }
             Self::CrashAtDiskCall { node, calls, down_ns } => {
                 write!(f, "crash of {node} after {calls} disk calls, down {}", Millis(*down_ns))
