@@ -90,6 +90,8 @@ pub enum FaultKind {
     Pause,
     /// The nodes fall into two groups that do not hear each other.
     Partition,
+    /// The leader's clock stands still and most nodes do not hear it: it is deposed and does not know.
+    DeposedLeader,
     /// Some nodes hear, but are not heard.
     OneWay,
     /// Two groups, and one node that hears both.
@@ -118,7 +120,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Crash,
         Self::CrashAtDiskCall,
         Self::CrashWhen,
@@ -128,6 +130,7 @@ impl FaultKind {
         Self::Shutdown,
         Self::Pause,
         Self::Partition,
+        Self::DeposedLeader,
         Self::OneWay,
         Self::Bridge,
         Self::Ring,

@@ -10,7 +10,7 @@ mod observer;
 mod platter;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kv::state_machine::KvReader;
@@ -79,6 +79,7 @@ struct Shared {
     watch: Arc<Watch>,
     signals: mpsc::UnboundedSender<Signal>,
     crashes: AtomicU32,
+    healed: AtomicBool,
 }
 
 /// Whether a crash loses what was written and not synced.
@@ -99,7 +100,15 @@ impl Cluster {
         let machines = (1..=count).map(|id| Mutex::new(Machine::new(&world, id))).collect();
         let random = Mutex::new(Random::stream(world.seed, "crashes"));
         let watch = Arc::new(Watch::new(world.clone(), count, signals.clone()));
-        let shared = Shared { world, machines, random, watch, signals, crashes: AtomicU32::new(0) };
+        let shared = Shared {
+            world,
+            machines,
+            random,
+            watch,
+            signals,
+            crashes: AtomicU32::new(0),
+            healed: AtomicBool::new(false),
+        };
         let cluster = Self { shared: Arc::new(shared) };
         let listening = cluster.clone();
         tokio::spawn(async move {
@@ -234,6 +243,7 @@ impl Cluster {
 
     /// Makes everything as it should be: all machines up, none slow, all clocks true.
     pub fn heal(&self) {
+        self.shared.healed.store(true, Ordering::Relaxed);
         for node in self.nodes() {
             self.resume(node);
             self.slow_disk(node, 1);
@@ -311,6 +321,10 @@ impl Cluster {
             self.on_signal(Signal::PowerLost { node, start });
         } else if asked {
             self.crash(node, false, Unsynced::Lost);
+            if self.shared.healed.load(Ordering::Relaxed) {
+                // It was asked before, and nobody else starts it now.
+                self.start(node);
+            }
         } else {
             let text = format!("n{node}, of which nothing was asked and whose disk is well: {reason}");
             self.shared.world.invariants.fail(Failure::new("no node stops by itself", text));

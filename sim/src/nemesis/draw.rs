@@ -89,6 +89,7 @@ impl Draw {
             | FaultKind::Pause
             | FaultKind::SlowDisk => self.process(at_ns, kind),
             FaultKind::LostVote => self.lost_vote(at_ns),
+            FaultKind::DeposedLeader => self.deposed_leader(at_ns),
             FaultKind::ClockStep | FaultKind::ClockDrift | FaultKind::ClockFreeze => {
                 self.clock(at_ns, kind);
             }
@@ -107,10 +108,17 @@ impl Draw {
         // Mostly as a loss of power, which is the harder case.
         let keeps_unsynced = !silent && self.random.chance(250);
         match kind {
-            FaultKind::Crash => {
-                let fault =
-                    Fault::Crash { node: self.target(), down_ns: self.down(), silent, keeps_unsynced };
+            // Into the middle of what it writes next: what is written and not synced lies there only for a moment.
+            FaultKind::Crash if self.random.chance(400) => {
+                let calls = self.random.between(1, 8);
+                let fault = Fault::CrashAtDiskCall { node: self.target(), calls, down_ns: self.down() };
                 self.add(at_ns, fault);
+            }
+            FaultKind::Crash => {
+                let (node, down_ns) = (self.target(), self.down());
+                // Into its recovery.
+                let again_after_calls = if self.random.chance(300) { self.random.between(1, 30) } else { 0 };
+                self.add(at_ns, Fault::Crash { node, down_ns, silent, keeps_unsynced, again_after_calls });
             }
             FaultKind::CrashAtDiskCall => {
                 let calls = self.random.exponential(20);
@@ -129,7 +137,8 @@ impl Draw {
             FaultKind::RollingRestart => {
                 let (down_ns, gap_ns) = (self.down(), self.duration());
                 for (turn, id) in self.order().into_iter().enumerate() {
-                    let fault = Fault::Crash { node: Target::Node(id), down_ns, silent, keeps_unsynced };
+                    let (node, again_after_calls) = (Target::Node(id), 0);
+                    let fault = Fault::Crash { node, down_ns, silent, keeps_unsynced, again_after_calls };
                     self.add(at_ns + turn as u64 * (down_ns + gap_ns), fault);
                 }
             }
@@ -172,6 +181,20 @@ impl Draw {
         self.add(at_ns + 2, Fault::CrashWhen { node, moment: Moment::Votes, after_ns, down_ns, isolate_ns });
     }
 
+    /// How many nodes are with the leader on the smaller side.
+    fn beside_leader(&mut self) -> u8 {
+        self.random.below(u64::from(self.nodes).div_ceil(2)) as u8
+    }
+
+    /// The leader does not notice that time passes, nor hear that another is elected. What clients ask of it, it must
+    /// not answer out of its own head (§6.4).
+    fn deposed_leader(&mut self, at_ns: u64) {
+        let for_ns = self.random.between(300, 2_000) * MILLISECOND;
+        self.add(at_ns, Fault::ClockFreeze { node: Target::Leader, for_ns });
+        let cut = Cut::LeaderSide { with: self.beside_leader() };
+        self.add(at_ns + 1, Fault::Cut { cut, for_ns });
+    }
+
     fn clock(&mut self, at_ns: u64, kind: FaultKind) {
         let node = self.target();
         let fault = match kind {
@@ -191,8 +214,15 @@ impl Draw {
     fn cut(&mut self, at_ns: u64, kind: FaultKind) {
         let for_ns = self.duration();
         let cut = match kind {
-            FaultKind::Partition if self.random.chance(300) => Cut::LeaderFromPeers,
-            FaultKind::Partition => Cut::Apart(self.group()),
+            FaultKind::Partition => match self.random.below(3) {
+                0 => Cut::LeaderSide { with: self.beside_leader() },
+                1 => Cut::Apart(self.group()),
+                _ => {
+                    let left = self.group();
+                    let right = self.rest(&left);
+                    Cut::Between { left, right }
+                }
+            },
             FaultKind::OneWay => {
                 let from = self.group();
                 let to = self.rest(&from);

@@ -99,7 +99,7 @@ impl Nemesis {
             | Fault::ClockStep { node, .. }
             | Fault::ClockDrift { node, .. }
             | Fault::ClockFreeze { node, .. } => *node,
-            Fault::Cut { cut: Cut::LeaderFromPeers, .. } => Target::Leader,
+            Fault::Cut { cut: Cut::LeaderSide { .. }, .. } => Target::Leader,
             Fault::Cut { .. } | Fault::PowerCut { .. } => Target::Node(1),
         };
         match target {
@@ -129,10 +129,15 @@ impl Nemesis {
     fn process(&self, node: u8, fault: &Fault) -> Option<Undo> {
         let cluster = &self.cluster;
         match *fault {
-            Fault::Crash { down_ns, silent, keeps_unsynced, .. } => {
+            Fault::Crash { down_ns, silent, keeps_unsynced, again_after_calls, .. } => {
                 let unsynced = if keeps_unsynced { Unsynced::Kept } else { Unsynced::Lost };
                 cluster.crash(node, silent, unsynced);
-                Undo::after(down_ns, move |cluster| cluster.start(node))
+                Undo::after(down_ns, move |cluster| {
+                    cluster.start(node);
+                    if again_after_calls > 0 {
+                        cluster.crash_after_calls(node, again_after_calls, down_ns);
+                    }
+                })
             }
             Fault::CrashAtDiskCall { calls, down_ns, .. } => {
                 cluster.crash_after_calls(node, calls, down_ns);
@@ -248,7 +253,12 @@ impl Nemesis {
                 let rest = nodes().filter(|id| !group.contains(id)).map(host).chain(self.clients());
                 both_ways(hosts(group), rest)
             }
-            Cut::LeaderFromPeers => both_ways([host(node)], nodes().filter(|id| *id != node).map(host)),
+            Cut::LeaderSide { with } => {
+                let count = self.cluster.world().scenario.nodes;
+                let distance = |id: &u8| (*id + count - node) % count;
+                let (side, rest): (Vec<u8>, Vec<u8>) = nodes().partition(|id| distance(id) <= *with);
+                both_ways(side.into_iter().map(host), rest.into_iter().map(host))
+            }
             Cut::OneWay { from, to } => {
                 let to = hosts(to);
                 hosts(from).into_iter().flat_map(|from| to.iter().map(move |to| (from, *to))).collect()

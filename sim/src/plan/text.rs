@@ -1,0 +1,127 @@
+//! How faults and operations read in a timeline.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use super::{Cut, Fault, Moment, OperationKind, Target};
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Votes => "votes",
+            Self::IsElected => "is elected",
+            Self::Commits => "commits",
+            Self::CutsItsLog => "cuts its log",
+            Self::TakesASnapshot => "takes a snapshot",
+        })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leader => f.write_str("the leader"),
+            Self::Node(id) => write!(f, "n{id}"),
+        }
+    }
+}
+
+/// A duration in milliseconds, for people.
+struct Millis(u64);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03} ms", self.0 / 1_000_000, self.0 / 1_000 % 1_000)
+    }
+}
+
+/// Node numbers, for people.
+struct Nodes<'a>(&'a BTreeSet<u8>);
+
+impl fmt::Display for Nodes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, id) in self.0.iter().enumerate() {
+            write!(f, "{}n{id}", if i == 0 { "" } else { "+" })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let machine = |silent: &bool| if *silent { "machine" } else { "process" };
+        match self {
+            Self::Crash { node, down_ns, silent, keeps_unsynced, again_after_calls } => {
+                let keeps = if *keeps_unsynced { " that keeps what it wrote" } else { "" };
+                write!(f, "crash of {node}'s {}{keeps}, down {}", machine(silent), Millis(*down_ns))?;
+                if *again_after_calls > 0 {
+                    write!(f, ", and again after {again_after_calls} disk calls")?;
+                }
+                Ok(())
+            }
+            Self::CrashAtDiskCall { node, calls, down_ns } => {
+                write!(f, "crash of {node} after {calls} disk calls, down {}", Millis(*down_ns))
+            }
+            Self::CrashWhen { node, moment, after_ns, down_ns, .. } => write!(
+                f,
+                "crash of {node} {} after it {moment}, down {}",
+                Millis(*after_ns),
+                Millis(*down_ns)
+            ),
+            Self::PowerCut { down_ns } => write!(f, "power cut, down {}", Millis(*down_ns)),
+            Self::Shutdown { node, down_ns } => {
+                write!(f, "shutdown of {node}, up again after {}", Millis(*down_ns))
+            }
+            Self::Pause { node, for_ns } => write!(f, "{node} paused for {}", Millis(*for_ns)),
+            Self::Cut { cut, for_ns } => write!(f, "{cut} for {}", Millis(*for_ns)),
+            Self::Reset { node, peer, both } => {
+                write!(f, "connections of {node} and n{peer} break{}", if *both { "" } else { " at one end" })
+            }
+            Self::SlowLinks { node, factor, for_ns } => {
+                write!(f, "links of {node} {factor} times slower for {}", Millis(*for_ns))
+            }
+            Self::Loss { node, per_mille, for_ns } => {
+                write!(f, "links of {node} lose {per_mille} of 1000 for {}", Millis(*for_ns))
+            }
+            Self::SlowDisk { node, factor, for_ns } => {
+                write!(f, "disk of {node} {factor} times slower for {}", Millis(*for_ns))
+            }
+            Self::ClockStep { node, by_ns } => write!(f, "clock of {node} jumps ahead {}", Millis(*by_ns)),
+            Self::ClockDrift { node, ppm } => write!(f, "clock of {node} drifts by {ppm} ppm"),
+            Self::ClockFreeze { node, for_ns } => {
+                write!(f, "clock of {node} stands still for {}", Millis(*for_ns))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Apart(nodes) => write!(f, "{} cut off from all", Nodes(nodes)),
+            Self::LeaderSide { with } => write!(f, "the leader and {with} others cut off from the rest"),
+            Self::OneWay { from, to } => write!(f, "{} not heard by {}", Nodes(from), Nodes(to)),
+            Self::Between { left, right } => write!(f, "{} cut off from {}", Nodes(left), Nodes(right)),
+            Self::Ring(order) => {
+                f.write_str("only neighbours hear each other in the ring")?;
+                order.iter().try_for_each(|id| write!(f, " n{id}"))
+            }
+            Self::Clients(node) => write!(f, "clients cut off from n{node}"),
+        }
+    }
+}
+
+impl fmt::Display for OperationKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Get { key } => write!(f, "get k{key}"),
+            Self::Put { key } => write!(f, "put k{key}"),
+            Self::Delete { key } => write!(f, "delete k{key}"),
+            Self::Cas { key } => write!(f, "cas k{key}"),
+            Self::Append { key } => write!(f, "append k{key}"),
+            Self::Range => f.write_str("range"),
+            Self::Txn { put, get } => write!(f, "txn put k{put} get k{get}"),
+            Self::Compact { keep } => write!(f, "compact all but {keep}"),
+        }
+    }
+}
