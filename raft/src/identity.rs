@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::NodeId;
+use crate::core::{Configuration, NodeId};
 use crate::disk::{Disk, OpenMode};
 use crate::random::SplitMix;
 
@@ -55,6 +55,14 @@ pub struct ClusterRecord {
     pub cluster: u128,
     /// The members it was formed of, with their incarnations.
     pub members: BTreeMap<NodeId, u64>,
+}
+
+impl ClusterRecord {
+    /// The configuration that the cluster begins with: the same on every node, for ever.
+    #[must_use]
+    pub fn configuration(&self) -> Configuration {
+        Configuration::of_voters(self.members.keys().copied())
+    }
 }
 
 /// Who this node is.

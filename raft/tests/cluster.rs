@@ -137,6 +137,9 @@ impl Cluster {
             inflight_messages_max: 64,
             inflight_bytes_max: 1 << 20,
             log_bytes_max: 4 << 20,
+            uncommitted_bytes_max: u64::MAX,
+            unapplied_bytes_max: u64::MAX,
+            hurried_election_ticks: 3,
             reads_pending_max: 1000,
             seed: id.0 * 1000 + self.starts,
         };

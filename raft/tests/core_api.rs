@@ -13,6 +13,9 @@ fn config(id: u64) -> Config {
         inflight_messages_max: 4,
         inflight_bytes_max: 1000,
         log_bytes_max: 1000,
+        uncommitted_bytes_max: u64::MAX,
+        unapplied_bytes_max: u64::MAX,
+        hurried_election_ticks: 3,
         reads_pending_max: 4,
         seed: 1,
     }
@@ -87,7 +90,7 @@ fn a_bad_message_is_an_error_and_leaves_no_trace() {
     let meta = |term, index, ids: &[u64]| MessageBody::InstallSnapshot {
         meta: SnapshotMeta { last: LogId::new(term, index), configuration: voters(ids) },
     };
-    let heartbeat = |commit| MessageBody::Heartbeat { commit: Index(commit), round: 1 };
+    let heartbeat = |commit| MessageBody::Heartbeat { commit: Index(commit), round: 1, lease: false };
     let broken = |at| StepError::BrokenEntries { at };
     let cases = [
         (follower(), message(2, 3, 1, MessageBody::TimeoutNow), StepError::NotForThisNode(NodeId(3))),
@@ -131,7 +134,7 @@ fn a_bad_message_is_an_error_and_leaves_no_trace() {
         ),
         (
             leader(),
-            message(2, 1, 1, MessageBody::HeartbeatResponse { round: 1 }),
+            message(2, 1, 1, MessageBody::HeartbeatResponse { round: 1, leased: false }),
             StepError::RoundNotBegun(1),
         ),
     ];

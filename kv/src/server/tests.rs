@@ -48,6 +48,9 @@ fn setup(dir: &Path, id: u64, nodes: u64) -> NodeSetup {
         inflight_messages_max: 64,
         inflight_bytes_max: 8 << 20,
         log_bytes_max: 128 << 20,
+        uncommitted_bytes_max: u64::MAX,
+        unapplied_bytes_max: u64::MAX,
+        hurried_election_ticks: 3,
         reads_pending_max: 1024,
         seed: id,
     };

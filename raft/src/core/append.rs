@@ -73,6 +73,6 @@ impl Raft {
 
     pub(super) fn on_heartbeat(&mut self, from: NodeId, commit: Index, round: u64) {
         self.shared.commit_to(commit);
-        self.shared.respond(from, MessageBody::HeartbeatResponse { round });
+        self.shared.respond(from, MessageBody::HeartbeatResponse { round, leased: false });
     }
 }

@@ -24,6 +24,14 @@ pub struct Config {
     /// The most bytes of log in memory: at this bound proposals are refused as `Overloaded` until
     /// [`Raft::compact`](super::Raft::compact) makes room. The caller keeps less than this behind the applied index.
     pub log_bytes_max: u64,
+    /// The most bytes of log that are not committed yet: at this bound proposals are refused as `Overloaded`.
+    pub uncommitted_bytes_max: u64,
+    /// The most bytes of committed log that are not applied here yet: at this bound proposals are refused as
+    /// `Overloaded`.
+    pub unapplied_bytes_max: u64,
+    /// The most ticks that a node waits, by a random draw from `0..=n`, before it begins an election of which it need
+    /// not wait out the timeout: its connection to the leader broke, or a quorum is connected and nobody leads.
+    pub hurried_election_ticks: u32,
     /// The most reads waiting for their round.
     pub reads_pending_max: usize,
     /// Whence election timeouts are drawn. Nodes may be given the same one.

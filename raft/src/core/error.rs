@@ -79,8 +79,13 @@ pub enum ProposeError {
         /// Who leads, if known.
         hint: Option<NodeId>,
     },
-    /// The log in memory is full: try again later.
+    /// The log in memory is full, or too much of it is not committed or not applied yet: try again later.
     Overloaded,
+    /// This leader is handing over (§3.10): ask the next one in a moment.
+    Transferring {
+        /// Who is to lead.
+        to: NodeId,
+    },
 }
 
 impl fmt::Display for ProposeError {
@@ -88,7 +93,8 @@ impl fmt::Display for ProposeError {
         match self {
             Self::NotLeader { hint: Some(leader) } => write!(f, "not the leader: ask {leader}"),
             Self::NotLeader { hint: None } => write!(f, "not the leader, and none is known"),
-            Self::Overloaded => write!(f, "the log in memory is full"),
+            Self::Overloaded => write!(f, "too much is waiting to be committed or applied"),
+            Self::Transferring { to } => write!(f, "the leadership is being handed over to {to}"),
         }
     }
 }

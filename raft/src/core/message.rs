@@ -77,12 +77,17 @@ pub enum MessageBody {
         commit: Index,
         /// Counts the leader's heartbeats in its term: an answer confirms every read that began before it was sent.
         round: u64,
+        /// Asks for the promise of [`Lease`](super::Lease).
+        lease: bool,
     },
     /// The answer to a [`Heartbeat`](Self::Heartbeat).
     HeartbeatResponse {
         /// The `round` of the request. 0 answers no round: it only tells the sender of an outdated message that there
         /// is a later term.
         round: u64,
+        /// Whether the promise of [`Lease`](super::Lease) was given. Given only by a node whose durable
+        /// configuration has leases on, so that it remembers after a crash to wait one out.
+        leased: bool,
     },
     /// A whole snapshot has arrived out of band and is in hand: install it (§5.3).
     ///
@@ -94,6 +99,18 @@ pub enum MessageBody {
     },
     /// The leader asks the receiver to stand for election at once (§3.10).
     TimeoutNow,
+    /// A member that does not lead wants to answer a read: up to where must it have applied? (§6.4)
+    ReadIndex {
+        /// The sender's number for the question; the answer carries it back.
+        context: u64,
+    },
+    /// The answer to a [`ReadIndex`](Self::ReadIndex) of the same term.
+    ReadIndexResponse {
+        /// The number of the question.
+        context: u64,
+        /// The index to wait for; `None` if the leader could not tell, or would not for want of room.
+        index: Option<Index>,
+    },
 }
 
 impl MessageBody {
@@ -112,6 +129,8 @@ impl MessageBody {
             Self::HeartbeatResponse { .. } => "HeartbeatResponse",
             Self::InstallSnapshot { .. } => "InstallSnapshot",
             Self::TimeoutNow => "TimeoutNow",
+            Self::ReadIndex { .. } => "ReadIndex",
+            Self::ReadIndexResponse { .. } => "ReadIndexResponse",
         }
     }
 }

@@ -38,6 +38,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
 mod append;
+mod change;
 mod config;
 mod configuration;
 mod durability;
@@ -63,6 +64,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+pub use change::{Change, ChangeError, TransferError};
 pub use config::{Boot, Config, ConfigError};
 pub use error::{ProposeError, ReadIndexError, StepError};
 pub use message::*;
@@ -141,10 +143,50 @@ impl Raft {
         self.input(|raft| raft.on_propose(command))
     }
 
-    /// Begins a linearizable read, if this node leads (§6.4). It is decided by a [`ReadState`] of the same context.
+    /// Begins a change of membership, if this node leads: several members at once, through a joint configuration if
+    /// the voters change (§4.3). The joint configuration is left by itself. Done once a configuration that is not
+    /// joint is committed at or behind the returned entry; if another entry comes at its index, it was not begun.
     ///
     /// # Errors
-    /// Not the leader, or too many reads are waiting: no [`ReadState`] will come.
+    /// See [`ChangeError`]: nothing was appended.
+    pub fn propose_change(&mut self, changes: &[Change]) -> Result<LogId, ChangeError> {
+        let _ = changes;
+        unimplemented!()
+    }
+
+    /// Begins to hand the leadership over (§3.10), to `to` or to the voter that has most of the log; returns to
+    /// whom. Proposals are refused until it has ended: in another leader, or after an election timeout in
+    /// [`Event::TransferFailed`].
+    ///
+    /// # Errors
+    /// See [`TransferError`]: nothing was begun.
+    pub fn transfer_leader(&mut self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
+        let _ = to;
+        unimplemented!()
+    }
+
+    /// The reading of this node's monotonic clock, in nanoseconds; it must count the time a machine is suspended.
+    /// Only leases use it. To be called before any other input of the same moment.
+    pub fn observe_time(&mut self, now_ns: u64) {
+        let _ = now_ns;
+    }
+
+    /// Messages to `peer` can be delivered from now on. While nobody leads, a voter that is connected with a quorum
+    /// need not wait out the election timeout.
+    pub fn report_connected(&mut self, peer: NodeId) {
+        let _ = peer;
+    }
+
+    /// The connection to `peer` broke. If it leads, and there are no leases, a voter need not wait out the election
+    /// timeout, nor hold others to it (rule 13).
+    pub fn report_disconnected(&mut self, peer: NodeId) {
+        let _ = peer;
+    }
+
+    /// Begins a linearizable read (§6.4), by asking the leader if this node does not lead. It is decided by a [`ReadState`] of the same context.
+    ///
+    /// # Errors
+    /// No leader is known, or too many reads are waiting: no [`ReadState`] will come.
     pub fn read_index(&mut self, context: u64) -> Result<(), ReadIndexError> {
         self.input(|raft| raft.on_read_index(context))
     }

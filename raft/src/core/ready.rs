@@ -128,6 +128,16 @@ pub enum Event {
         /// The configuration.
         configuration: Configuration,
     },
+    /// This leader began to hand its leadership over (§3.10).
+    TransferBegan {
+        /// To whom.
+        to: NodeId,
+    },
+    /// The hand-over failed; this node goes on leading.
+    TransferFailed {
+        /// To whom it was meant to go.
+        to: NodeId,
+    },
     /// A snapshot was accepted for install.
     SnapshotAccepted {
         /// What it stands for.

@@ -173,7 +173,7 @@ impl Leader {
             // A follower may only be told of what it is known to hold: the rest of its log may differ.
             let commit = shared.commit.min(progress.matched);
             progress.sent_heartbeat(commit, regular);
-            shared.send(peer, MessageBody::Heartbeat { commit, round });
+            shared.send(peer, MessageBody::Heartbeat { commit, round, lease: false });
         }
     }
 }

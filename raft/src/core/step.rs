@@ -62,7 +62,7 @@ impl Raft {
             }
             MessageBody::InstallSnapshot { meta } => check_snapshot(message.term, meta),
             MessageBody::AppendAccepted { matched } if is_current => self.check_accepted(*matched),
-            MessageBody::HeartbeatResponse { round } if is_current => self.check_round(*round),
+            MessageBody::HeartbeatResponse { round, .. } if is_current => self.check_round(*round),
             _ => Ok(()),
         }
     }
@@ -137,7 +137,7 @@ impl Raft {
     fn teach(&mut self, message: &Message) {
         let is_request = matches!(message.body, MessageBody::RequestVote { .. });
         if is_request || message.body.comes_from_leader() {
-            self.shared.respond(message.from, MessageBody::HeartbeatResponse { round: 0 });
+            self.shared.respond(message.from, MessageBody::HeartbeatResponse { round: 0, leased: false });
         }
     }
 
@@ -161,10 +161,11 @@ impl Raft {
             MessageBody::AppendRejected { prev_index, hint } => {
                 self.on_append_rejected(from, prev_index, hint);
             }
-            MessageBody::Heartbeat { commit, round } => self.on_heartbeat(from, commit, round),
-            MessageBody::HeartbeatResponse { round } => self.on_heartbeat_response(from, round),
+            MessageBody::Heartbeat { commit, round, .. } => self.on_heartbeat(from, commit, round),
+            MessageBody::HeartbeatResponse { round, .. } => self.on_heartbeat_response(from, round),
             MessageBody::InstallSnapshot { meta } => self.on_install_snapshot(from, meta),
             MessageBody::TimeoutNow => self.on_timeout_now(),
+            MessageBody::ReadIndex { .. } | MessageBody::ReadIndexResponse { .. } => unimplemented!(),
         }
     }
 }

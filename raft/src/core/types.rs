@@ -2,7 +2,7 @@
 //!
 //! Newtypes throughout, so that a term cannot be handed where an index is wanted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bytes::Bytes;
@@ -142,6 +142,40 @@ pub struct Configuration {
     pub learners: BTreeSet<NodeId>,
     /// Voters of the old half that become learners when the joint configuration is left.
     pub learners_next: BTreeSet<NodeId>,
+    /// Learners that the leader makes voters by itself, once they have caught up with its log (§4.2.1).
+    pub joining: BTreeSet<NodeId>,
+    /// Which disk each member is, and where it is reached.
+    pub nodes: BTreeMap<NodeId, Member>,
+    /// Ids of former members. They are not used again: whoever comes with one is told that it was removed.
+    pub removed: BTreeSet<NodeId>,
+    /// Whether, and for how long, a leader may answer reads without asking (§6.4.1); `None`: it always asks.
+    pub lease: Option<Lease>,
+}
+
+/// What the cluster knows of one member beside its id.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Member {
+    /// Which of its disks is the member: a wiped one is another, and is refused (rule 15). 0: not known.
+    pub incarnation: u64,
+    /// The address at which its peers reach it.
+    pub address: String,
+    /// What the user of the library wants to be known of it, such as the address for clients. Opaque to Raft.
+    pub context: Bytes,
+}
+
+/// The terms on which a leader may answer reads from its own state without asking (§6.4.1).
+///
+/// Whoever answers a heartbeat that asks for it promises, for `duration_ms` of its own clock from receipt, to vote
+/// for nobody else. The leader relies on a quorum of such promises for `duration_ms` of its own clock *from
+/// sending*, shortened by the drift. Safe while no two clocks run apart by more than `drift_ppm`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Lease {
+    /// How long a promise holds, in milliseconds.
+    pub duration_ms: u32,
+    /// The bound on how much faster one clock may run than another, in millionths.
+    pub drift_ppm: u32,
 }
 
 impl Configuration {

@@ -132,7 +132,7 @@ where
         .map_err(|source| StartError::Listen { address: options.listen.clone(), source })?;
     let identity = formation::form(formation_config(&options, &seams), identity, listener.as_mut()).await?;
     let Some(record) = &identity.cluster else { panic!("formation ended without a cluster") };
-    let formed = Configuration::of_voters(record.members.keys().copied());
+    let formed = record.configuration();
     let opened = {
         let (disk, options, identity) = (Arc::clone(&seams.disk), options.clone(), identity.clone());
         on_lane(&wal_lane, move || open_storage(&disk, &options, identity, open)).await?

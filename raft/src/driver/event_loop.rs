@@ -227,6 +227,7 @@ impl<S: StateMachine> EventLoop<S> {
                     }
                     Err(CoreProposeError::NotLeader { hint }) => ProposeError::NotLeader { hint },
                     Err(CoreProposeError::Overloaded) => ProposeError::Overloaded,
+                    Err(CoreProposeError::Transferring { to }) => ProposeError::NotLeader { hint: Some(to) },
                 };
                 // The asker may have gone away.
                 let _ = waiter.send(Err(refused));
@@ -501,6 +502,10 @@ impl<S: StateMachine> EventLoop<S> {
             Event::VoteGranted { to, term } => tracing::debug!(%id, %to, %term, "vote granted"),
             Event::ConfigurationChanged { index, configuration } => {
                 tracing::info!(%id, %index, ?configuration, "configuration changed");
+            }
+            Event::TransferBegan { to } => tracing::info!(%id, %to, "handing the leadership over"),
+            Event::TransferFailed { to } => {
+                tracing::warn!(%id, %to, "the leadership could not be handed over")
             }
             Event::SnapshotAccepted { meta } => tracing::info!(%id, last = %meta.last, "snapshot accepted"),
         }

@@ -218,7 +218,7 @@ mod tests {
     }
 
     fn heartbeat(round: u64) -> Message {
-        let body = MessageBody::Heartbeat { commit: Index(0), round };
+        let body = MessageBody::Heartbeat { commit: Index(0), round, lease: false };
         Message { from: NodeId(1), to: NodeId(2), term: Term(1), body }
     }
 

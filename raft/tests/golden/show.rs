@@ -44,10 +44,12 @@ pub(crate) fn body(body: &MessageBody) -> String {
         MessageBody::AppendRejected { prev_index, hint } => {
             format!("{name} prev_index={prev_index} hint={hint}")
         }
-        MessageBody::Heartbeat { commit, round } => format!("{name} commit={commit} round={round}"),
-        MessageBody::HeartbeatResponse { round } => format!("{name} round={round}"),
+        MessageBody::Heartbeat { commit, round, .. } => format!("{name} commit={commit} round={round}"),
+        MessageBody::HeartbeatResponse { round, .. } => format!("{name} round={round}"),
         MessageBody::InstallSnapshot { meta } => format!("{name} last={}", meta.last),
-        MessageBody::TimeoutNow => name.to_owned(),
+        MessageBody::TimeoutNow | MessageBody::ReadIndex { .. } | MessageBody::ReadIndexResponse { .. } => {
+            name.to_owned()
+        }
     }
 }
 
@@ -96,6 +98,8 @@ fn happened(event: &Event) -> String {
         Event::ConfigurationChanged { index, configuration } => {
             format!("takes the configuration of {index}: voters {:?}", configuration.voters)
         }
+        Event::TransferBegan { to } => format!("begins to hand over to {to}"),
+        Event::TransferFailed { to } => format!("could not hand over to {to}"),
         Event::SnapshotAccepted { meta } => format!("accepts snapshot {}", meta.last),
     }
 }

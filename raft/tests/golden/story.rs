@@ -116,6 +116,9 @@ impl Story {
             inflight_messages_max: 16,
             inflight_bytes_max: 1 << 20,
             log_bytes_max: 1 << 20,
+            uncommitted_bytes_max: u64::MAX,
+            unapplied_bytes_max: u64::MAX,
+            hurried_election_ticks: 3,
             reads_pending_max: 16,
             seed: 1,
         };

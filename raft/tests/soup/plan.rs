@@ -46,6 +46,9 @@ impl Plan {
             inflight_messages_max: 1 + rng.below(5),
             inflight_bytes_max: 1 + rng.below(800) as u64,
             log_bytes_max: if rng.chance(700) { 20_000 } else { 200 + rng.below(1500) as u64 },
+            uncommitted_bytes_max: u64::MAX,
+            unapplied_bytes_max: u64::MAX,
+            hurried_election_ticks: 3,
             reads_pending_max: 1 + rng.below(8),
             seed: rng.next(),
         };

@@ -322,7 +322,9 @@ impl World {
                 self.observe(node);
                 Some(id)
             }
-            Err(ProposeError::NotLeader { .. } | ProposeError::Overloaded) => None,
+            Err(
+                ProposeError::NotLeader { .. } | ProposeError::Overloaded | ProposeError::Transferring { .. },
+            ) => None,
         }
     }
 

@@ -249,6 +249,9 @@ fn core_config(scenario: &Scenario, id: NodeId, seed: u64) -> Config {
         inflight_messages_max: raft.inflight_messages_max as usize,
         inflight_bytes_max: raft.inflight_bytes_max,
         log_bytes_max: raft.log_bytes_max,
+        uncommitted_bytes_max: u64::MAX,
+        unapplied_bytes_max: u64::MAX,
+        hurried_election_ticks: 3,
         reads_pending_max: 64,
         seed,
     }

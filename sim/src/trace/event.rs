@@ -186,6 +186,8 @@ fn core_event(f: &mut fmt::Formatter<'_>, event: &CoreEvent) -> fmt::Result {
         CoreEvent::ConfigurationChanged { index, configuration } => {
             write!(f, "configuration at {index}: voters {:?}", configuration.voters)
         }
+        CoreEvent::TransferBegan { to } => write!(f, "hands the leadership over to {to}"),
+        CoreEvent::TransferFailed { to } => write!(f, "could not hand the leadership over to {to}"),
         CoreEvent::SnapshotAccepted { meta } => write!(f, "snapshot accepted, last={}", meta.last),
     }
 }

@@ -16,6 +16,9 @@ fn follower() -> Raft {
         inflight_messages_max: 4,
         inflight_bytes_max: 1000,
         log_bytes_max: 10_000,
+        uncommitted_bytes_max: u64::MAX,
+        unapplied_bytes_max: u64::MAX,
+        hurried_election_ticks: 3,
         reads_pending_max: 4,
         seed: 1,
     };

@@ -146,7 +146,7 @@ fn hello(from: u64, to: u64) -> Hello {
 }
 
 fn heartbeat(from: u64, to: u64, round: u64) -> Message {
-    let body = MessageBody::Heartbeat { commit: crate::core::Index(0), round };
+    let body = MessageBody::Heartbeat { commit: crate::core::Index(0), round, lease: false };
     Message { from: NodeId(from), to: NodeId(to), term: Term(1), body }
 }
 
