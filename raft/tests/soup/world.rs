@@ -169,6 +169,9 @@ impl World {
         if self.rng.chance(self.plan.change) {
             self.at_some(leads, Self::change);
         }
+        if self.rng.chance(self.plan.isolate) {
+            self.at_some(leads, Self::isolate);
+        }
         if self.rng.chance(self.plan.report) {
             self.at_some(|node| node.raft.is_some(), Self::report_connection);
         }
@@ -540,6 +543,22 @@ impl World {
         trace!(self, "cut links: {:?}", self.blocked);
     }
 
+    /// Cuts a leader off the others, in one direction or both; or ends all cuts.
+    fn isolate(&mut self, node: usize) {
+        self.blocked.clear();
+        let kind = self.rng.below(4);
+        let id = self.nodes[node].id;
+        for other in self.nodes.iter().map(|node| node.id).filter(|other| *other != id) {
+            if kind == 1 || kind == 2 {
+                self.blocked.insert((other, id));
+            }
+            if kind == 1 || kind == 3 {
+                self.blocked.insert((id, other));
+            }
+        }
+        trace!(self, "cut links: {:?}", self.blocked);
+    }
+
     /// The second phase: a quorum is healed, the rest is cut off, and there must be progress (§3.9 names what it
     /// takes). Everything still on its way arrives first.
     pub(crate) fn heal_and_demand_progress(&mut self) {
@@ -614,6 +633,14 @@ impl World {
         // Some were never committed, and come to nothing.
         configurations.retain(|configuration| holds(configuration, &all));
         configurations.push(committed.unwrap_or(&self.plan.configuration).clone());
+        // Who is to become a voter may become one at any moment.
+        let promoted = configurations.iter().filter(|configuration| !configuration.joining.is_empty());
+        let promoted: Vec<Configuration> = promoted
+            .map(|configuration| {
+                Configuration::of_voters(configuration.voters.union(&configuration.joining).copied())
+            })
+            .collect();
+        configurations.extend(promoted.into_iter().filter(|configuration| holds(configuration, &all)));
         let is_enough = |core: &BTreeSet<NodeId>| configurations.iter().all(|c| holds(c, core));
         assert!(is_enough(&all), "{all:?} are no quorum of {configurations:?}");
         let mut core = all.clone();
