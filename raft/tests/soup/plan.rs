@@ -67,7 +67,7 @@ impl Plan {
             ..Config::new(NodeId(1))
         };
         let members = nodes;
-        let change = if rng.chance(500) { 0 } else { rng.below(60) };
+        let change = if rng.chance(400) { 0 } else { 10 + rng.below(100) };
         let nodes = if change > 0 { members + rng.below(4) } else { members };
         let lease = rng.chance(400).then(|| Lease {
             duration_ms: 20 + rng.below(300) as u32,

@@ -291,9 +291,11 @@ impl World {
         self.observe(node);
     }
 
-    /// A leader is asked for a change of membership, sensible or not.
+    /// A leader is asked for a change of membership, mostly a sensible one.
     fn change(&mut self, node: usize) {
-        let changes: Vec<Change> = (0..1 + self.rng.below(3)).map(|_| self.draw_change()).collect();
+        let Some(raft) = &self.nodes[node].raft else { return };
+        let current = raft.configuration().clone();
+        let changes: Vec<Change> = (0..1 + self.rng.below(3)).map(|_| self.draw_change(&current)).collect();
         let Some(raft) = self.raft(node) else { return };
         let answer = raft.propose_change(&changes);
         if answer.is_ok() {
@@ -303,17 +305,22 @@ impl World {
         self.observe(node);
     }
 
-    fn draw_change(&mut self) -> Change {
+    fn draw_change(&mut self, current: &Configuration) -> Change {
         let id = NodeId(self.rng.below(self.nodes.len()) as u64 + 1);
         let member = Member { incarnation: id.0, address: format!("{}", self.commands), ..Member::default() };
-        match self.rng.below(14) {
-            0..3 => Change::AddVoter { id, member },
-            3..6 => Change::AddLearner { id, member, joining: self.rng.chance(500) },
-            6..8 => Change::Promote(id),
-            8..10 => Change::Demote(id),
-            10..12 => Change::Remove(id),
-            12 => Change::Update { id, member },
-            _ => Change::SetLease(self.plan.lease.filter(|_| self.rng.chance(700))),
+        if self.rng.chance(150) {
+            return Change::SetLease(self.plan.lease.filter(|_| self.rng.chance(700)));
+        }
+        let is_sensible = self.rng.chance(900);
+        match self.rng.below(3) {
+            0 if !(is_sensible && current.contains(id)) => Change::AddVoter { id, member },
+            1 if !(is_sensible && current.contains(id)) => {
+                Change::AddLearner { id, member, joining: self.rng.chance(500) }
+            }
+            0 if !(is_sensible && current.is_voter(id)) => Change::Promote(id),
+            1 if !(is_sensible && current.learners.contains(&id)) => Change::Demote(id),
+            1 => Change::Update { id, member },
+            _ => Change::Remove(id),
         }
     }
 
