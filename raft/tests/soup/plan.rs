@@ -111,8 +111,8 @@ impl Plan {
 
     /// What makes a lease matter: leaders that are cut off, and asked; elections as soon as a promise has run out.
     fn lean_on_leases(&mut self, rng: &mut Rng) {
-        self.actions = 1500 + rng.below(2500);
-        self.isolate = 2 + rng.below(10);
+        self.actions = 2000 + rng.below(3000);
+        self.isolate = 1 + rng.below(4);
         self.read = 100 + rng.below(300);
         self.propose = 50 + rng.below(100);
         self.crash /= 8;
@@ -127,6 +127,15 @@ impl Plan {
             self.partition = 20 + rng.below(60);
             self.duplicate = 100 + rng.below(200);
             self.reorder = 500 + rng.below(500);
+        }
+        if let Some(lease) = self.lease.as_mut().filter(|lease| lease.drift_ppm > 0) {
+            // One clock is slow: if that is the leader's, its lease is all but too long.
+            lease.drift_ppm = lease.drift_ppm.max(500_000);
+            let fast = u64::from(lease.drift_ppm);
+            self.fast_ppm.iter_mut().for_each(|ppm| *ppm = fast);
+            let slow = rng.below(self.fast_ppm.len());
+            self.fast_ppm[slow] = 0;
+            self.configuration.lease = self.configuration.lease.and(self.lease);
         }
         self.prompt_disk = 900;
         self.step_ns = 100_000 + rng.below(900_000);
