@@ -10,6 +10,7 @@
 //! 5. Bring the two together ([`reconcile`]).
 //! 6. Make the core, connect to the peers, run.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,7 +29,7 @@ use crate::wal::{Recovered, Wal, WalError, WalIdentity};
 
 use super::apply_lane::{ApplyLane, install_file};
 use super::event_loop::{EventLoop, Inputs, Parts, State};
-use super::handle::{Leadership, RaftHandle};
+use super::handle::{Leadership, Outside, RaftHandle};
 use super::log_lane::LogLane;
 use super::membership;
 use super::options::{NodeOptions, Seams};
@@ -131,7 +132,11 @@ where
         .listen(&options.listen)
         .await
         .map_err(|source| StartError::Listen { address: options.listen.clone(), source })?;
-    let identity = formation::form(formation_config(&options, &seams), identity, listener.as_mut()).await?;
+    let config = formation_config(&options, &seams);
+    let identity = match options.join {
+        true => formation::join(config, identity, listener.as_mut()).await?,
+        false => formation::form(config, identity, listener.as_mut()).await?,
+    };
     let Some(record) = &identity.cluster else { panic!("formation ended without a cluster") };
     let formed = record.configuration();
     let opened = {
@@ -213,14 +218,24 @@ struct Ready<S> {
 /// Sets the event loop going.
 fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
     let Ready { options, seams, lock, listener, identity, wal_lane, opened, formed, raft } = ready;
-    let Opened { machine, wal, snapshots, recovered } = opened;
+    let Opened { machine, wal, snapshots, .. } = opened;
+    let addresses: BTreeMap<_, _> =
+        options.members.iter().map(|(&id, member)| (id, member.address.clone())).collect();
+    let outside = Outside {
+        cluster: identity.cluster.as_ref().map(|record| record.cluster),
+        clock: Arc::clone(&seams.clock),
+        net: Arc::clone(&seams.net),
+        options: options.peer.clone(),
+    };
     let (transport, peers) = Transport::start(
         TransportConfig {
             clock: Arc::clone(&seams.clock),
             net: Arc::clone(&seams.net),
             blocking: Arc::clone(&seams.blocking),
             identity,
-            peers: options.members.clone(),
+            address: addresses.get(&options.core.id).cloned().unwrap_or_default(),
+            configuration: raft.configuration().clone(),
+            overrides: addresses.clone(),
             snapshots: Arc::clone(&snapshots),
             options: options.peer.clone(),
             seed: options.core.seed,
@@ -233,8 +248,7 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
         watch::channel(Leadership { term: raft.hard_state().term, ..Leadership::default() });
     let (stopped_in, stopped) = watch::channel(None);
     let applied = machine.applied().last;
-    let (membership_in, membership) = watch::channel(membership::at_boot(&raft, applied, &recovered.entries));
-    drop(recovered);
+    let (membership_in, membership) = watch::channel(membership::at_boot(&raft));
     let state = State {
         applied,
         applying: 0,
@@ -255,6 +269,7 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
         ),
         apply: ApplyLane::new(&seams.blocking, machine, snapshots, formed, completed),
         clock: seams.clock,
+        addresses,
         leadership: leadership_in,
         membership: membership_in,
         state,
@@ -266,6 +281,7 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
         leadership,
         membership,
         stopped,
+        outside: Arc::new(outside),
     };
     let event_loop = EventLoop::new(options, parts);
     tokio::spawn(async move {
