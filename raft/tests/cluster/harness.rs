@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use raft::clock::RealClock;
 use raft::core::{Config, Configuration, Entry, Member, NodeId, Payload, RoleName, SnapshotMeta};
-use raft::driver::{self, NodeOptions, ProposeError, RaftHandle, Seams, StartError, StopReason};
+use raft::driver::{self, NodeOptions, ProposeError, RaftHandle, ReadError, Seams, StartError, StopReason};
 use raft::state_machine::{Applied, CheckpointJob, SnapshotJob, StateMachine, StateMachineError};
 use tokio::sync::oneshot;
 
@@ -287,6 +287,19 @@ impl Cluster {
             pause().await;
         }
         panic!("no leader");
+    }
+
+    /// Waits until a read on this node can see `items`, and checks that it does.
+    pub(crate) async fn reads(&self, id: NodeId, items: usize) {
+        for _ in 0..2000 {
+            match self.nodes[&id].read_index().await {
+                Ok(_) => return assert_eq!(self.stores[&id].len(), items, "on {id}"),
+                // It knows no leader, or the leader has not begun yet.
+                Err(ReadError::NotLeader { .. } | ReadError::LeadershipLost) => pause().await,
+                Err(error) => panic!("{id}: {error}"),
+            }
+        }
+        panic!("{id} cannot read");
     }
 
     pub(crate) fn node(&self, id: NodeId) -> &Handle {
