@@ -186,3 +186,44 @@ async fn leases_are_a_change_like_others() {
         }
     }
 }
+
+#[tokio::test]
+async fn most_of_the_voters_are_replaced_in_one_change() {
+    let mut cluster = running(3).await;
+    for n in 1..=20 {
+        cluster.propose(&format!("item {n}")).await;
+    }
+    let new = [add(&mut cluster, false).await, add(&mut cluster, false).await];
+    let mut changes = new.map(Change::Promote).to_vec();
+    changes.extend([2, 3].map(|id| Change::Remove(NodeId(id))));
+    let configuration = change(&cluster, &changes).await;
+    assert_eq!(configuration.voters, [NodeId(1), new[0], new[1]].into());
+    for id in [2, 3].map(NodeId) {
+        assert_eq!(*cluster.node(id).stopped().await, StopReason::Removed);
+        cluster.kill(id);
+    }
+    assert_eq!(cluster.propose("by the new ones").await, 21);
+    for id in [NodeId(1), new[0], new[1]] {
+        cluster.reads(id, 21).await;
+    }
+}
+
+#[tokio::test]
+async fn one_that_was_down_when_it_was_removed_disturbs_nobody() {
+    let mut cluster = running(3).await;
+    cluster.propose("a").await;
+    let gone = cluster.follower().await;
+    cluster.kill(gone);
+    change(&cluster, &[Change::Remove(gone)]).await;
+    let leader = cluster.leader().await;
+    let term = cluster.term(leader);
+    let back = cluster.begin(gone, |_| {}).await.unwrap().unwrap();
+    // Many times its election timeout.
+    let ticks = 10 * cluster.election_timeout_ticks;
+    for _ in 0..2 * ticks {
+        pause().await;
+    }
+    assert_eq!(cluster.term(leader), term, "nobody heard it");
+    assert_eq!(back.leadership().borrow().leader, None);
+    assert_eq!(cluster.propose("b").await, 2);
+}
