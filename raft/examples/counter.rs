@@ -84,14 +84,11 @@ fn failed(source: std::io::Error) -> StateMachineError {
     StateMachineError { context: "the counter's snapshot".to_owned(), source }
 }
 
+type Members = BTreeMap<NodeId, Member>;
 type Node = (RaftHandle<Option<i64>>, Arc<AtomicI64>);
 
 /// Starts one node; returns it, and the counter to read from.
-async fn start(
-    id: NodeId,
-    dir: PathBuf,
-    members: BTreeMap<NodeId, Member>,
-) -> Result<Node, driver::StartError> {
+async fn start(id: NodeId, dir: PathBuf, members: Members) -> Result<Node, driver::StartError> {
     let listen = members.get(&id).map(|member| member.address.clone()).unwrap_or_default();
     let options = NodeOptions::new(Config::new(id), dir.join(id.to_string()), listen, members);
     let counter = Counter::default();
@@ -115,7 +112,7 @@ async fn add(nodes: &[Node], number: i64) -> Result<Option<i64>, ProposeError> {
 /// Three nodes in this process: one is stopped, the others go on.
 async fn three() -> Result<(), Box<dyn Error>> {
     let dir = tempfile::tempdir()?;
-    let mut members = BTreeMap::new();
+    let mut members = Members::new();
     for (port, id) in [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0")).into_iter().zip(1..) {
         members.insert(NodeId(id), Member::at(port?.local_addr()?.to_string()));
     }
