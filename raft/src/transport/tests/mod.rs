@@ -1,6 +1,7 @@
 //! The transport in a world of its own: a network in memory, virtual time, inline lanes.
 
 mod handshakes;
+mod members;
 mod snapshots;
 mod streams;
 mod tcp;
@@ -78,7 +79,8 @@ impl World {
             configuration: of_members(1..=3),
             overrides: BTreeMap::new(),
             snapshots,
-            options: PeerOptions::default(),
+            // Time passes in this world only when nothing moves, and many a test waits for something to move.
+            options: PeerOptions { snapshot_bytes_per_second: 0, ..PeerOptions::default() },
             seed: id,
         };
         (config, disk)
