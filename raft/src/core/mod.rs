@@ -32,6 +32,78 @@
 //! inputs may go before one Ready: proposals are then packed into one AppendEntries a follower, and reads share one
 //! round.
 //!
+//! The whole loop, for three members whose disks and state machines are vectors:
+//!
+//! ```
+//! use bytes::Bytes;
+//! use raft::core::{Boot, Config, Configuration, Entry, HardState, LogId, Message, NodeId, Payload, Raft};
+//!
+//! struct Member {
+//!     raft: Raft,
+//!     disk: (HardState, Vec<Entry>),
+//!     state: Vec<Bytes>,
+//! }
+//!
+//! impl Member {
+//!     fn new(id: NodeId, configuration: &Configuration) -> Self {
+//!         let boot = Boot {
+//!             hard_state: HardState::default(),
+//!             prev: LogId::ZERO,
+//!             entries: Vec::new(),
+//!             applied: LogId::ZERO,
+//!             configuration: configuration.clone(),
+//!         };
+//!         let raft = Raft::new(Config::new(id), boot).expect("the defaults are in range");
+//!         Self { raft, disk: Default::default(), state: Vec::new() }
+//!     }
+//!
+//!     /// Carries out what the core asks for; `network` takes the messages.
+//!     fn carry_out(&mut self, network: &mut Vec<Message>) {
+//!         while self.raft.has_ready() {
+//!             let ready = self.raft.ready();
+//!             // 1. What promises nothing about this disk goes out at once.
+//!             network.extend(ready.messages);
+//!             // 2. What must be durable is written, and only then acknowledged. A real disk is synced here.
+//!             if let Some(hard_state) = ready.hard_state {
+//!                 self.disk.0 = hard_state;
+//!             }
+//!             if let Some(first) = ready.entries.first() {
+//!                 self.disk.1.retain(|entry| entry.index < first.index);
+//!                 self.disk.1.extend(ready.entries);
+//!             }
+//!             network.extend(ready.messages_after_persist);
+//!             self.raft.persisted(ready.number);
+//!             // 3. What is committed is applied.
+//!             for entry in ready.committed {
+//!                 if let Payload::Command(command) = entry.payload {
+//!                     self.state.push(command);
+//!                 }
+//!                 self.raft.applied(entry.index);
+//!             }
+//!         }
+//!     }
+//! }
+//!
+//! let configuration = Configuration::of_voters([1, 2, 3].map(NodeId));
+//! let mut members = [1, 2, 3].map(|id| Member::new(NodeId(id), &configuration));
+//! let mut network = Vec::new();
+//! let mut proposed = false;
+//! // A real one ticks by a clock, and waits for messages meanwhile.
+//! while members.iter().any(|member| member.state.is_empty()) {
+//!     for member in &mut members {
+//!         member.raft.tick();
+//!         // Only a leader takes it.
+//!         proposed = proposed || member.raft.propose(Bytes::from_static(b"hello")).is_ok();
+//!         member.carry_out(&mut network);
+//!     }
+//!     for message in std::mem::take(&mut network) {
+//!         let to = message.to.0 as usize - 1;
+//!         members[to].raft.step(message).expect("a message of a correct peer");
+//!     }
+//! }
+//! assert!(members.iter().all(|member| member.state == [Bytes::from_static(b"hello")]));
+//! ```
+//!
 //! # Deliberately absent
 //!
 //! No synchronous mode: a leader writes its log while it replicates, and counts itself when the write is done. No
