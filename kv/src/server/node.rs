@@ -51,10 +51,12 @@ impl Node {
     /// # Errors
     /// See [`NodeError`].
     pub async fn start(setup: NodeSetup, seams: Seams) -> Result<Self, NodeError> {
-        let NodeSetup { raft: mut options, kv, server } = setup;
+        let NodeSetup { raft: mut options, kv, mut server } = setup;
         assert!(options.core.id == server.id, "server of {}, node {}", server.id, options.core.id);
         let command_bytes = server.requests.request_bytes_max + 2 * ENCODING_BYTES;
         options.command_bytes_max = options.command_bytes_max.max(command_bytes as u64);
+
+        server.silent_ticks_max = options.core.election_timeout_ticks;
 
         let address = server.listen.clone();
         let server =

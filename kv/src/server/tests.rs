@@ -175,7 +175,7 @@ fn until_its_node_runs_a_server_knows_of_no_leader_but_answers() {
         let (net, dir) = (net(), tempfile::tempdir().unwrap());
         let server = Server::listen(setup(dir.path(), 1, 3).server, &seams(&net)).await.unwrap();
         let mut frames = raw(&net).await;
-        let bodies = [put("k", vec![]), RequestBody::Range { range: all(), serializable: true }];
+        let bodies = [put("k", vec![]), RequestBody::Range { range: all(), mode: ReadMode::Serializable }];
         for (id, body) in bodies.into_iter().enumerate() {
             frames.push(&Request { id: id as u64, body }).unwrap();
             frames.send().await.unwrap();
@@ -203,7 +203,7 @@ fn many_requests_on_one_connection_are_all_answered_each_under_its_number() {
         for id in 0..500 {
             let body = match id % 3 {
                 0 => put("k", vec![7; 100]),
-                1 => RequestBody::Range { range: all(), serializable: false },
+                1 => RequestBody::Range { range: all(), mode: ReadMode::Leader },
                 _ => RequestBody::Members,
             };
             // A scan takes a place of which there are fewer: what is turned away is said so.
@@ -372,7 +372,7 @@ fn who_says_nothing_or_reads_nothing_is_dropped() {
         client.put("large", vec![0; 1 << 20]).await.unwrap();
         let mut deaf = raw(&net).await;
         for id in 0..20 {
-            deaf.push(&Request { id, body: RequestBody::Range { range: all(), serializable: true } })
+            deaf.push(&Request { id, body: RequestBody::Range { range: all(), mode: ReadMode::Serializable } })
                 .unwrap();
         }
         deaf.send().await.unwrap();
@@ -394,7 +394,7 @@ fn requests_are_not_read_while_their_answers_are_not() {
             one(&net, dir.path(), |options| options.shutdown_timeout = Duration::from_millis(50)).await;
         client.put("large", vec![0; 1 << 20]).await.unwrap();
         let mut deaf = raw(&net).await;
-        let request = |id| Request { id, body: RequestBody::Range { range: all(), serializable: true } };
+        let request = |id| Request { id, body: RequestBody::Range { range: all(), mode: ReadMode::Serializable } };
         for id in 0..100_000 {
             deaf.push(&request(id)).unwrap();
         }
