@@ -164,6 +164,6 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<ExitCode, Failure> {
             tracing::info!("shut down");
             Ok(ExitCode::SUCCESS)
         }
-        StopReason::Failed(_) => Err(Failure::Definite(reason.to_string())),
+        StopReason::Removed | StopReason::Failed(_) => Err(Failure::Definite(reason.to_string())),
     }
 }

@@ -30,6 +30,7 @@ use super::apply_lane::{ApplyLane, install_file};
 use super::event_loop::{EventLoop, Inputs, Parts, State};
 use super::handle::{Leadership, RaftHandle};
 use super::log_lane::LogLane;
+use super::membership;
 use super::options::{NodeOptions, Seams};
 use super::snapshots::Snapshots;
 
@@ -212,7 +213,7 @@ struct Ready<S> {
 /// Sets the event loop going.
 fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
     let Ready { options, seams, lock, listener, identity, wal_lane, opened, formed, raft } = ready;
-    let Opened { machine, wal, snapshots, .. } = opened;
+    let Opened { machine, wal, snapshots, recovered } = opened;
     let (transport, peers) = Transport::start(
         TransportConfig {
             clock: Arc::clone(&seams.clock),
@@ -232,8 +233,11 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
         watch::channel(Leadership { term: raft.hard_state().term, ..Leadership::default() });
     let (stopped_in, stopped) = watch::channel(None);
     let applied = machine.applied().last;
+    let (membership_in, membership) = watch::channel(membership::at_boot(&raft, applied, &recovered.entries));
+    drop(recovered);
     let state = State {
         applied,
+        applying: 0,
         checkpoint: applied,
         checkpointing: false,
         unsaved_bytes: 0,
@@ -252,6 +256,7 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
         apply: ApplyLane::new(&seams.blocking, machine, snapshots, formed, completed),
         clock: seams.clock,
         leadership: leadership_in,
+        membership: membership_in,
         state,
     };
     let handle = RaftHandle {
@@ -259,6 +264,7 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
         command_bytes_max: options.command_bytes_max,
         requests: requests_in,
         leadership,
+        membership,
         stopped,
     };
     let event_loop = EventLoop::new(options, parts);

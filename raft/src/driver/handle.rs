@@ -5,8 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::core::{Index, NodeId, RoleName, Term};
+use crate::core::{Change, ChangeError, Configuration, Index, NodeId, RoleName, Term, TransferError};
 
+use super::handover::{HandOverError, HandOverWaiter};
+use super::membership::{ChangeWaiter, Membership, MembershipError};
 use super::status::NodeStatus;
 
 /// Why a proposal was not answered. The variants say what may be done next: only [`OutcomeUnknown`] and [`Stopped`]
@@ -47,14 +49,14 @@ pub enum ProposeError {
 /// Why a read index was not given. A read changes nothing, so it may always be asked for again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// Ask the leader instead.
+    /// This node does not lead and knows no leader to ask: ask another, or wait a little while.
     #[error("this node is not the leader{}", hint_text(.hint))]
     NotLeader {
         /// Who probably leads.
         hint: Option<NodeId>,
     },
-    /// Leadership was lost before it was confirmed.
-    #[error("leadership was lost while the read was being confirmed")]
+    /// The leader changed, or did not answer in time.
+    #[error("the leadership was lost, or the leader did not answer, while the read was being confirmed")]
     LeadershipLost,
     /// Too many reads wait; try again after a little while.
     #[error("overloaded: too many reads are waiting; try again later")]
@@ -88,6 +90,12 @@ pub enum StopReason {
     /// It was asked to.
     #[error("shut down")]
     Shutdown,
+    /// It is no longer a member: another change of membership removed it, and it has applied that.
+    #[error(
+        "this node was removed from the cluster; to have it back, start it with an empty data directory and an id \
+         that was never used, and add it as a new member"
+    )]
+    Removed,
     /// A disk or store failed: nothing is acknowledged after that (rule 2).
     #[error("stopped: {0}")]
     Failed(String),
@@ -102,6 +110,8 @@ pub(super) enum Request<R> {
     Propose { command: Bytes, waiter: ProposalWaiter<R> },
     Read { waiter: ReadWaiter },
     Status { waiter: oneshot::Sender<NodeStatus> },
+    Change { changes: Vec<Change>, waiter: ChangeWaiter },
+    Transfer { to: Option<NodeId>, waiter: HandOverWaiter },
     Shutdown,
 }
 
@@ -112,6 +122,7 @@ pub struct RaftHandle<R> {
     pub(super) command_bytes_max: u64,
     pub(super) requests: mpsc::Sender<Request<R>>,
     pub(super) leadership: watch::Receiver<Leadership>,
+    pub(super) membership: watch::Receiver<Membership>,
     pub(super) stopped: watch::Receiver<Option<Arc<StopReason>>>,
 }
 
@@ -122,6 +133,7 @@ impl<R> Clone for RaftHandle<R> {
             command_bytes_max: self.command_bytes_max,
             requests: self.requests.clone(),
             leadership: self.leadership.clone(),
+            membership: self.membership.clone(),
             stopped: self.stopped.clone(),
         }
     }
@@ -166,8 +178,8 @@ impl<R: Send + 'static> RaftHandle<R> {
         }
     }
 
-    /// Confirms that this node still leads and waits until everything committed before the call is applied here:
-    /// a read of the state machine after that is linearizable (§6.4).
+    /// Waits until everything that was committed anywhere before the call is applied here: a read of the state machine
+    /// after that is linearizable (§6.4). Any member can be asked; one that does not lead asks the leader.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -178,6 +190,46 @@ impl<R: Send + 'static> RaftHandle<R> {
             Err(mpsc::error::TrySendError::Full(_)) => Err(ReadError::Overloaded),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(ReadError::Stopped),
         }
+    }
+
+    /// Changes the membership: several members at once if need be (§4.3). Answers when the change has ended, with the
+    /// configuration that is then committed. To be asked of the leader.
+    ///
+    /// Dropping the future does not take the change back.
+    ///
+    /// # Errors
+    /// See [`MembershipError`].
+    pub async fn change_membership(&self, changes: Vec<Change>) -> Result<Configuration, MembershipError> {
+        let (waiter, answer) = oneshot::channel();
+        match self.requests.try_send(Request::Change { changes, waiter }) {
+            Ok(()) => answer.await.unwrap_or(Err(MembershipError::Stopped)),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(MembershipError::Overloaded),
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                Err(MembershipError::Refused(ChangeError::NotLeader { hint: None }))
+            }
+        }
+    }
+
+    /// Hands the leadership over (§3.10): to `to`, or to the voter that has most of the log. Answers when another
+    /// node leads, with that node: nearly always, but not certainly, the one that was asked for.
+    ///
+    /// # Errors
+    /// See [`HandOverError`].
+    pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<NodeId, HandOverError> {
+        let (waiter, answer) = oneshot::channel();
+        match self.requests.try_send(Request::Transfer { to, waiter }) {
+            Ok(()) => answer.await.unwrap_or(Err(HandOverError::Stopped)),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(HandOverError::Overloaded),
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                Err(HandOverError::Refused(TransferError::NotLeader { hint: None }))
+            }
+        }
+    }
+
+    /// The configuration in force on this node; the receiver can wait for changes.
+    #[must_use]
+    pub fn membership(&self) -> watch::Receiver<Membership> {
+        self.membership.clone()
     }
 
     /// What the node is doing. `None` once it has stopped.
@@ -193,7 +245,8 @@ impl<R: Send + 'static> RaftHandle<R> {
         self.leadership.clone()
     }
 
-    /// Asks the node to stop, and waits until it has.
+    /// Asks the node to stop, and waits until it has. One that leads hands the leadership over first, and answers
+    /// what is under way; that takes an election timeout at most.
     pub async fn shutdown(&self) -> Arc<StopReason> {
         // An error means that it has stopped already.
         let _ = self.requests.send(Request::Shutdown).await;

@@ -2,15 +2,21 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{Configuration, LogId, Status};
+use crate::core::{Configuration, Index, LogId, NodeId, Status};
 
 /// A node's state at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// What the core knows.
     pub core: Status,
-    /// The configuration in force.
+    /// The configuration in force: who votes, who learns, whether it is joint, the terms of leases.
     pub configuration: Configuration,
+    /// The index it came with; see [`Membership::index`](super::Membership::index).
+    pub configuration_index: Index,
+    /// Whether this node knows it to be committed.
+    pub configuration_committed: bool,
+    /// To whom this leader is handing over, if it is.
+    pub transferring_to: Option<NodeId>,
     /// Bytes that the durable log takes on disk.
     pub wal_bytes: u64,
     /// How many segments the durable log has.

@@ -1,0 +1,89 @@
+//! What the event loop makes of the core's events: log lines, what others can watch, and whom the transport reaches.
+
+use std::sync::Arc;
+
+use crate::core::{Configuration, Event, Index, RoleName};
+use crate::state_machine::StateMachine;
+
+use super::event_loop::EventLoop;
+use super::membership::Membership;
+
+impl<S: StateMachine> EventLoop<S> {
+    pub(super) fn on_event(&mut self, event: &Event) {
+        if let Some(observer) = &self.observer {
+            observer.event(event);
+        }
+        let id = self.options.core.id;
+        match event {
+            Event::RoleChanged { role, term } => {
+                tracing::info!(%id, ?role, %term, "role changed");
+                if *role != RoleName::Leader {
+                    self.snapshots.lost_leadership();
+                }
+                self.leadership.send_modify(|now| {
+                    now.established = false;
+                    now.role = *role;
+                    now.term = *term;
+                });
+            }
+            Event::LeaderChanged { leader, term } => {
+                tracing::info!(%id, ?leader, %term, "leader changed");
+                self.hand_overs.leader_changed(*leader);
+                self.leadership.send_modify(|now| {
+                    now.leader = *leader;
+                    now.term = *term;
+                });
+            }
+            Event::Committed { last } => {
+                let now = *self.leadership.borrow();
+                if now.role == RoleName::Leader && last.term == now.term && !now.established {
+                    self.leadership.send_modify(|now| now.established = true);
+                }
+                self.membership.send_if_modified(|now| {
+                    let news = !now.committed && now.index <= last.index;
+                    now.committed |= news;
+                    news
+                });
+            }
+            Event::Truncated { from } => tracing::info!(%id, %from, "log truncated"),
+            Event::VoteGranted { to, term } => tracing::debug!(%id, %to, %term, "vote granted"),
+            Event::ConfigurationChanged { index, configuration } => {
+                tracing::info!(%id, %index, ?configuration, "configuration changed");
+                self.on_configuration(*index, configuration);
+            }
+            Event::TransferBegan { to } => {
+                tracing::info!(%id, %to, "handing the leadership over");
+                self.hand_overs.began(*to);
+            }
+            Event::TransferFailed { to } => {
+                tracing::warn!(%id, %to, "the leadership could not be handed over");
+                self.hand_overs.failed();
+            }
+            Event::SnapshotAccepted { meta } => tracing::info!(%id, last = %meta.last, "snapshot accepted"),
+        }
+    }
+
+    fn on_configuration(&mut self, index: Index, configuration: &Configuration) {
+        let committed = index <= self.raft.commit();
+        let configuration = Arc::new(configuration.clone());
+        self.membership.send_replace(Membership { index, configuration, committed });
+    }
+
+    /// A node that was removed goes on for an election timeout after it has applied that. If it led, the request that
+    /// another one stand for election is then out; and nobody counts on it any more (§4.2.2).
+    pub(super) fn tick_membership(&mut self) {
+        if let Some(left) = &mut self.removed_ticks_left {
+            *left = left.saturating_sub(1);
+            return;
+        }
+        let id = self.options.core.id;
+        let removed = {
+            let now = self.membership.borrow();
+            now.committed && now.configuration.removed.contains(&id) && now.index <= self.state.applied.index
+        };
+        if removed && self.raft.role() != RoleName::Leader {
+            tracing::warn!(%id, "this node was removed from the cluster, and stops");
+            self.removed_ticks_left = Some(self.options.core.election_timeout_ticks);
+        }
+    }
+}
