@@ -55,9 +55,8 @@ impl Standing {
     /// can be decided now.
     #[must_use]
     pub fn may_fail(&self) -> Option<usize> {
-        let spare = |half: &BTreeSet<NodeId>| {
-            half.intersection(&self.answering).count().checked_sub(majority(half))
-        };
+        let spare =
+            |half: &BTreeSet<NodeId>| half.intersection(&self.answering).count().checked_sub(majority(half));
         self.halves().map(spare).min()?
     }
 
@@ -300,7 +299,8 @@ mod tests {
 
     #[test]
     fn a_joint_configuration_needs_both_halves() {
-        let joint = Configuration { voters_outgoing: ids(&[3, 4, 5]), ..Configuration::of_voters(ids(&[1, 2, 3])) };
+        let joint =
+            Configuration { voters_outgoing: ids(&[3, 4, 5]), ..Configuration::of_voters(ids(&[1, 2, 3])) };
         assert_eq!(Standing::of(&joint, &ids(&[1, 2, 3])).may_fail(), None);
         assert_eq!(Standing::of(&joint, &ids(&[1, 2, 3, 4])).may_fail(), Some(0));
         assert_eq!(Standing::of(&joint, &ids(&[1, 2, 3, 4, 5])).may_fail(), Some(1));

@@ -135,7 +135,8 @@ impl Service {
             return Outcome::NotDone(not_done);
         }
         let NewMember { id, peer, client, joining } = member;
-        match node.raft.add_member(id, peer, client.into(), joining).await {
+        let member = raft::core::Member { incarnation: 0, address: peer, context: client.into() };
+        match node.raft.change_membership(vec![Change::AddLearner { id, member, joining }]).await {
             Ok(_) => self.now(),
             Err(error) => self.change_failed(error),
         }
@@ -164,7 +165,9 @@ impl Service {
             return refuse(MemberRefusal::IdUsed(new.id));
         }
         match taken(&configuration, new) {
-            Some((address, id)) => invalid(format!("the address {address} is that of member {} already", id.0)),
+            Some((address, id)) => {
+                invalid(format!("the address {address} is that of member {} already", id.0))
+            }
             None => Ok(()),
         }
     }

@@ -20,8 +20,8 @@ use crate::state_machine::{KvOptions, SessionLimits};
 use crate::store::{MemoryPlatter, StoreKind};
 use crate::testing::{TestNet, net};
 use crate::wire::{
-    Answer, ClientHello, FRAME_BYTES_MAX, FrameStream, NotDone, Outcome, Reply, Request, RequestBody,
-    ServerHello,
+    Answer, ClientHello, FRAME_BYTES_MAX, FrameStream, NotDone, Outcome, ReadMode, Reply, Request,
+    RequestBody, ServerHello,
 };
 
 fn run<F: Future>(future: F) -> F::Output {
@@ -372,8 +372,11 @@ fn who_says_nothing_or_reads_nothing_is_dropped() {
         client.put("large", vec![0; 1 << 20]).await.unwrap();
         let mut deaf = raw(&net).await;
         for id in 0..20 {
-            deaf.push(&Request { id, body: RequestBody::Range { range: all(), mode: ReadMode::Serializable } })
-                .unwrap();
+            deaf.push(&Request {
+                id,
+                body: RequestBody::Range { range: all(), mode: ReadMode::Serializable },
+            })
+            .unwrap();
         }
         deaf.send().await.unwrap();
         clock::sleep(&raft::clock::RealClock, Duration::from_millis(500)).await;
@@ -394,7 +397,8 @@ fn requests_are_not_read_while_their_answers_are_not() {
             one(&net, dir.path(), |options| options.shutdown_timeout = Duration::from_millis(50)).await;
         client.put("large", vec![0; 1 << 20]).await.unwrap();
         let mut deaf = raw(&net).await;
-        let request = |id| Request { id, body: RequestBody::Range { range: all(), mode: ReadMode::Serializable } };
+        let request =
+            |id| Request { id, body: RequestBody::Range { range: all(), mode: ReadMode::Serializable } };
         for id in 0..100_000 {
             deaf.push(&request(id)).unwrap();
         }

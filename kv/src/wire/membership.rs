@@ -131,7 +131,9 @@ pub enum MemberRefusal {
     #[error("nothing would change: everything is as asked for already")]
     Nothing,
     /// The lease leaves nothing after the drift, or is zero.
-    #[error("the lease must be longer than what the clocks' drift takes away from it: make it longer, or the drift smaller")]
+    #[error(
+        "the lease must be longer than what the clocks' drift takes away from it: make it longer, or the drift smaller"
+    )]
     BadLease,
     /// The node to be added could not be asked who it is.
     #[error("member {} cannot be added, because it does not answer at {address} ({why}): start it there first, with --join", .id.0)]

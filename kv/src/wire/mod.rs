@@ -270,7 +270,9 @@ pub enum Unknown {
     #[error("the command was done, but its answer is too large to be sent")]
     AnswerTooLarge,
     /// The node ceased to lead while the change was under way: the next leader may finish it, or undo it.
-    #[error("the node ceased to lead while the change was under way; the list of members shows what became of it")]
+    #[error(
+        "the node ceased to lead while the change was under way; the list of members shows what became of it"
+    )]
     LeadershipLost,
 }
 
