@@ -11,7 +11,7 @@ use crate::config::{LogFormat, MemberFlag, Overrides};
 
 pub(crate) use member::{
     AddArgs, ChangeArgs, LeaderArgs, LeaderCommand, LeaseArgs, LeaseCommand, ListArgs, MemberArgs,
-    MemberCommand, OneArgs, PromoteArgs, ReplaceArgs, UpdateArgs, WaitArgs,
+    MemberCommand, OneArgs, PromoteArgs, ReplaceArgs, UpdateArgs,
 };
 
 /// The client addresses of the cluster that `raftkv local` starts.

@@ -463,7 +463,10 @@ client = "10.0.0.2:23800"
             (&format!("{GOOD}[limits]\nreads = 0\n"), "limits.reads must be at least 1"),
             (&format!("{GOOD}[limits]\nuncommitted_bytes = 9\n"), "limits.uncommitted_bytes is 9"),
             (&format!("{GOOD}[limits]\nunapplied_bytes = 9\n"), "limits.unapplied_bytes is 9"),
-            (&format!("{GOOD}[timeouts]\nfailover_ms = 601\n"), "timeouts.failover_ms (601) must not be more"),
+            (
+                &format!("{GOOD}[timeouts]\nfailover_ms = 601\n"),
+                "timeouts.failover_ms (601) must not be more",
+            ),
             (
                 "id = 4\njoin = true\n[[members]]\nid = 4\npeer = \"a:1\"\nclient = \"a:2\"\n",
                 "list at least one of its members",

@@ -41,9 +41,9 @@ fn setup(config: &NodeConfig, seed: u64) -> NodeSetup {
         inflight_bytes_max: 16 * MIB,
         // What is kept for slow followers, and as much again as may be under way.
         log_bytes_max: 64 * MIB + 2 * limits.proposal_bytes,
-        uncommitted_bytes_max: u64::MAX,
-        unapplied_bytes_max: u64::MAX,
-        hurried_election_ticks: 3,
+        uncommitted_bytes_max: limits.uncommitted_bytes,
+        unapplied_bytes_max: limits.unapplied_bytes,
+        hurried_election_ticks: config.failover_ticks(),
         reads_pending_max: limits.reads,
         seed,
     };

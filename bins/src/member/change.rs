@@ -213,7 +213,9 @@ impl Changing {
     /// Tells what was reckoned, when that is all.
     pub(super) fn tell_reckoned(&self) -> Result<(), Failure> {
         match &self.reckoned {
-            Some(dry_run) if self.json => print_json(&serde_json::json!({ "dry_run": dry_run_json(dry_run) })),
+            Some(dry_run) if self.json => {
+                print_json(&serde_json::json!({ "dry_run": dry_run_json(dry_run) }))
+            }
             Some(dry_run) if !dry_run.changes_voters() => print(b"the voters stay as they are"),
             _ => Ok(()),
         }

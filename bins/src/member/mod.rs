@@ -62,9 +62,8 @@ fn refused(refusal: MemberRefusal) -> Failure {
 
 /// Whether it is a member under these very addresses.
 fn is_same(member: Option<&Member>, addresses: &Addresses) -> bool {
-    member.is_some_and(|member| {
-        member.address == addresses.peer && client_address(member) == addresses.client
-    })
+    member
+        .is_some_and(|member| member.address == addresses.peer && client_address(member) == addresses.client)
 }
 
 /// What is said of a new member that has not caught up in time.

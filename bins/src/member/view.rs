@@ -141,7 +141,9 @@ pub(crate) fn lease_text(lease: Option<Lease>) -> String {
     match lease {
         None => "off".to_owned(),
         Some(Lease { duration_ms, drift_ppm }) => {
-            format!("on, for {duration_ms} ms, if no clock runs more than {drift_ppm} millionths faster than another")
+            format!(
+                "on, for {duration_ms} ms, if no clock runs more than {drift_ppm} millionths faster than another"
+            )
         }
     }
 }

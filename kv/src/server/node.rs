@@ -107,8 +107,12 @@ impl Node {
         }
     }
 
-    /// Stops in order: no new requests, those under way finish within a bounded time, then the log is closed.
+    /// Stops in order: the leadership goes to another node, no new requests, those under way finish within a bounded
+    /// time, then the log is closed.
     pub async fn shutdown(self) -> Arc<StopReason> {
+        // Before anything is refused, so that there is somewhere to go for those who are. That it may fail, or that
+        // this node does not lead, is no reason to stay.
+        let _ = self.raft.transfer_leadership(None).await;
         self.server.shutdown().await;
         self.raft.shutdown().await
     }

@@ -24,6 +24,8 @@ use crate::wire::{
     RequestBody, ServerHello,
 };
 
+mod membership;
+
 fn run<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
@@ -464,15 +466,21 @@ fn what_was_acknowledged_is_there_after_a_restart() {
     });
 }
 
+/// A cluster of three.
+async fn three(net: &Arc<TestNet>, dir: &Path) -> Vec<Node> {
+    let starting = (1..=3).map(|id| tokio::spawn(Node::start(setup(dir, id, 3), seams(net))));
+    let mut nodes = Vec::new();
+    for node in starting.collect::<Vec<_>>() {
+        nodes.push(node.await.unwrap().unwrap());
+    }
+    nodes
+}
+
 #[test]
 fn followers_name_the_leader_and_a_session_outlives_it() {
     run(async {
         let (net, dir) = (net(), tempfile::tempdir().unwrap());
-        let starting = (1..=3).map(|id| tokio::spawn(Node::start(setup(dir.path(), id, 3), seams(&net))));
-        let mut nodes = Vec::new();
-        for node in starting.collect::<Vec<_>>() {
-            nodes.push(node.await.unwrap().unwrap());
-        }
+        let mut nodes = three(&net, dir.path()).await;
         let client = client(&net, &["client1", "client2", "client3"]);
         let session = client.session(Duration::from_secs(30)).await.unwrap();
         for n in 1..=20 {
