@@ -11,7 +11,7 @@ use kv::server::{Node, NodeSetup, ServerLimits, ServerOptions};
 use kv::state_machine::{KvOptions, SessionLimits};
 use kv::store::StoreKind;
 use madsim::runtime::{Handle, NodeHandle};
-use raft::core::{Config, NodeId};
+use raft::core::{Config, Member, NodeId};
 use raft::driver::{NodeOptions, Seams};
 use raft::transport::PeerOptions;
 use raft::wal::WalOptions;
@@ -210,6 +210,7 @@ impl Machine {
         let id = NodeId(u64::from(node));
         let dir = PathBuf::from(format!("/n{node}"));
         let members = addresses(scenario, "peer");
+        let members = members.into_iter().map(|(id, address)| (id, Member::at(address))).collect();
         let seed = start_seed(world.seed, "node", node, self.starts);
         let mut raft =
             NodeOptions::new(core_config(scenario, id, seed), dir.clone(), format!("n{node}:peer"), members);
