@@ -17,7 +17,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::Failure;
 use crate::cli::ServeArgs;
-use crate::config::{NodeConfig, StoreChoice, TICK};
+use crate::config::{Addresses, NodeConfig, StoreChoice, TICK};
 use crate::local::StopSignals;
 
 const MIB: u64 = 1 << 20;
@@ -47,10 +47,15 @@ fn setup(config: &NodeConfig, seed: u64) -> NodeSetup {
         reads_pending_max: limits.reads,
         seed,
     };
-    let peers =
-        config.members.iter().map(|(&id, addresses)| (id, core::Member::at(&addresses.peer))).collect();
+    let member = |addresses: &Addresses| core::Member {
+        context: addresses.client.clone().into(),
+        ..core::Member::at(&addresses.peer)
+    };
+    let members = config.members.iter().map(|(&id, addresses)| (id, member(addresses))).collect();
     let clients = config.members.iter().map(|(&id, addresses)| (id, addresses.client.clone())).collect();
-    let mut raft = NodeOptions::new(core, config.data_dir.clone(), config.peer_listen.clone(), peers);
+    let mut raft = NodeOptions::new(core, config.data_dir.clone(), config.peer_listen.clone(), members);
+    raft.join = config.join;
+    raft.peer.snapshot_bytes_per_second = limits.snapshot_bytes_per_second;
     raft.tick = TICK;
     raft.wal = WalOptions { segment_bytes: limits.segment_bytes, ..WalOptions::default() };
     let store = config.data_dir.join("store");
