@@ -81,6 +81,21 @@ impl Cluster {
         cluster
     }
 
+    /// Configures a machine that may join as member `id`, the next one; says how it is named to `member add`.
+    pub(crate) fn spare(&mut self, id: usize) -> String {
+        assert_eq!(id, self.nodes.len() + 1, "machines are numbered as they come");
+        let ports = free_ports(2);
+        let (peer, client) = (format!("127.0.0.1:{}", ports[0]), format!("127.0.0.1:{}", ports[1]));
+        let data = self.dir.path().join(id.to_string());
+        let own = format!("[[members]]\nid = {id}\npeer = \"{peer}\"\nclient = \"{client}\"\n");
+        let config = std::fs::read_to_string(self.config(1)).unwrap();
+        let (_, others) = config.split_once("[[members]]").unwrap();
+        let text = format!("id = {id}\njoin = true\ndata_dir = {data:?}\n{own}[[members]]{others}");
+        std::fs::write(self.config(id), text).unwrap();
+        self.nodes.push(None);
+        format!("{id}={peer},{client}")
+    }
+
     pub(crate) fn config(&self, id: usize) -> PathBuf {
         self.dir.path().join(format!("node{id}.toml"))
     }
@@ -93,6 +108,18 @@ impl Cluster {
         // The pipe ends with this process, however it ends.
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
         self.nodes[id - 1] = Some(Process { child: command.spawn().unwrap() });
+    }
+
+    /// What node `id` logged.
+    pub(crate) fn log(&self, id: usize) -> String {
+        std::fs::read_to_string(self.dir.path().join(format!("node{id}.log"))).unwrap_or_default()
+    }
+
+    /// Runs a client command with `--json`, which must succeed.
+    pub(crate) fn json(&self, args: &[&str]) -> serde_json::Value {
+        let output = self.raftkv(&[args, &["--json"]].concat());
+        assert_eq!(code(&output), 0, "{args:?}: {}\n{}", stderr(&output), self.logs());
+        serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// `kill -9`.
@@ -121,7 +148,7 @@ impl Cluster {
         let log = |id: usize| {
             std::fs::read_to_string(self.dir.path().join(format!("node{id}.log"))).unwrap_or_default()
         };
-        (1..=3).map(|id| format!("--- node {id}\n{}", log(id))).collect()
+        (1..=self.nodes.len()).map(|id| format!("--- node {id}\n{}", log(id))).collect()
     }
 }
 
