@@ -86,11 +86,21 @@ impl Cluster {
         assert_eq!(id, self.nodes.len() + 1, "machines are numbered as they come");
         let ports = free_ports(2);
         let (peer, client) = (format!("127.0.0.1:{}", ports[0]), format!("127.0.0.1:{}", ports[1]));
-        let data = self.dir.path().join(id.to_string());
-        let own = format!("[[members]]\nid = {id}\npeer = \"{peer}\"\nclient = \"{client}\"\n");
-        let config = std::fs::read_to_string(self.config(1)).unwrap();
-        let (_, others) = config.split_once("[[members]]").unwrap();
-        let text = format!("id = {id}\njoin = true\ndata_dir = {data:?}\n{own}[[members]]{others}");
+        // The example is that of the fourth, with the documented addresses.
+        let known = std::fs::read_to_string(self.config(1)).unwrap();
+        let known: Vec<&str> =
+            known.lines().filter(|line| line.contains(" = \"127.0.0.1:")).take(4).collect();
+        let data_dir = self.dir.path().join(id.to_string());
+        let mut text = example(4)
+            .replace("id = 4", &format!("id = {id}"))
+            .replace("/var/raftkv/4", &data_dir.display().to_string())
+            .replace("127.0.0.1:23831", &peer)
+            .replace("127.0.0.1:23830", &client);
+        for (n, line) in known.iter().enumerate() {
+            let (what, _) = line.split_once(" = ").unwrap();
+            let port = 23800 + n / 2 * 10 + usize::from(what == "peer");
+            text = text.replace(&format!("{what} = \"127.0.0.1:{port}\""), line);
+        }
         std::fs::write(self.config(id), text).unwrap();
         self.nodes.push(None);
         format!("{id}={peer},{client}")
