@@ -135,8 +135,7 @@ impl Service {
             return Outcome::NotDone(not_done);
         }
         let NewMember { id, peer, client, joining } = member;
-        let member = raft::core::Member { incarnation: 0, address: peer, context: client.into() };
-        match node.raft.change_membership(vec![Change::AddLearner { id, member, joining }]).await {
+        match node.raft.add_member(id, peer, client.into(), joining).await {
             Ok(_) => self.now(),
             Err(error) => self.change_failed(error),
         }
@@ -180,7 +179,7 @@ impl Service {
                 None => NotDone::Overloaded { what: error.to_string() },
             },
             MembershipError::NotReady { id, address, why } => {
-                NotDone::Refused(MemberRefusal::Unreachable { id, address, why })
+                NotDone::Refused(MemberRefusal::NotReady { id, address, why })
             }
             MembershipError::Overloaded => NotDone::Overloaded { what: "the node's requests".into() },
             MembershipError::Superseded => NotDone::Superseded,

@@ -135,14 +135,14 @@ pub enum MemberRefusal {
         "the lease must be longer than what the clocks' drift takes away from it: make it longer, or the drift smaller"
     )]
     BadLease,
-    /// The node to be added could not be asked who it is.
-    #[error("member {} cannot be added, because it does not answer at {address} ({why}): start it there first, with --join", .id.0)]
-    Unreachable {
+    /// The node to be added does not answer as it should.
+    #[error("member {} at {address} cannot be added: {why}", .id.0)]
+    NotReady {
         /// Which one.
         id: NodeId,
         /// Where.
         address: String,
-        /// What went wrong.
+        /// What is wrong, and the mend.
         why: String,
     },
     /// It leads already.

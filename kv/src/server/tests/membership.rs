@@ -87,7 +87,7 @@ fn a_new_member_is_asked_who_it_is_before_anything_is_changed() {
             joining: true,
         };
         let error = client.add_member(member(2, "nobody:1", "nobody:2"), None).await.unwrap_err();
-        let MemberRefusal::Unreachable { id: NodeId(2), address, .. } = refusal(error) else { panic!() };
+        let MemberRefusal::NotReady { id: NodeId(2), address, .. } = refusal(error) else { panic!() };
         assert_eq!(address, "nobody:1");
         for (wrong, expected) in [
             (member(0, "a:1", "a:2"), "ids begin at 1"),
