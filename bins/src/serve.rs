@@ -170,6 +170,11 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<ExitCode, Failure> {
             tracing::info!("shut down");
             Ok(ExitCode::SUCCESS)
         }
-        StopReason::Removed | StopReason::Failed(_) => Err(Failure::Definite(reason.to_string())),
+        // As it was asked to be: nothing that a supervisor should try to mend.
+        StopReason::Removed => {
+            tracing::warn!("{reason}");
+            Ok(ExitCode::SUCCESS)
+        }
+        StopReason::Failed(_) => Err(Failure::Definite(reason.to_string())),
     }
 }

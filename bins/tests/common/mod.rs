@@ -106,6 +106,20 @@ impl Cluster {
         format!("{id}={peer},{client}")
     }
 
+    /// Starts the machine of [`spare`](Self::spare), and waits until it can be reached under the addresses it named.
+    pub(crate) fn start_spare(&mut self, id: usize, named: &str) {
+        self.start(id);
+        let (_, addresses) = named.split_once('=').unwrap();
+        run(async {
+            for address in addresses.split(',') {
+                eventually(20, "the new machine listens", || async {
+                    std::net::TcpStream::connect(address).is_ok()
+                })
+                .await;
+            }
+        });
+    }
+
     pub(crate) fn config(&self, id: usize) -> PathBuf {
         self.dir.path().join(format!("node{id}.toml"))
     }
