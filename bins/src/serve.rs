@@ -47,7 +47,8 @@ fn setup(config: &NodeConfig, seed: u64) -> NodeSetup {
         reads_pending_max: limits.reads,
         seed,
     };
-    let peers = config.members.iter().map(|(&id, addresses)| (id, addresses.peer.clone())).collect();
+    let peers =
+        config.members.iter().map(|(&id, addresses)| (id, core::Member::at(&addresses.peer))).collect();
     let clients = config.members.iter().map(|(&id, addresses)| (id, addresses.client.clone())).collect();
     let mut raft = NodeOptions::new(core, config.data_dir.clone(), config.peer_listen.clone(), peers);
     raft.tick = TICK;

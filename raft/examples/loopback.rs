@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use raft::clock::{Clock, RealClock};
-use raft::core::{Entry, Index, LogId, Message, MessageBody, NodeId, Payload, Term};
+use raft::core::{Entry, Index, LogId, Member, Message, MessageBody, NodeId, Payload, Term};
 use raft::identity::{ClusterRecord, Identity};
 use raft::net::{Listener, Net, RealNet};
 use raft::snapshot::SnapshotDir;
@@ -24,15 +24,18 @@ fn node(
     listener: Box<dyn Listener>,
     dir: &std::path::Path,
 ) -> Result<(Transport, IncomingReceiver), Box<dyn Error>> {
-    let members = [(NodeId(1), 1), (NodeId(2), 2)].into();
-    let cluster = Some(ClusterRecord { cluster: CLUSTER, members });
+    let member = |incarnation| Member { incarnation, ..Member::default() };
+    let record =
+        ClusterRecord { cluster: CLUSTER, members: [(NodeId(1), member(1)), (NodeId(2), member(2))].into() };
     let snapshots = SnapshotDir::open(Arc::new(raft::disk::RealDisk), &dir.join(id.to_string()), CLUSTER)?;
     let config = TransportConfig {
         clock: Arc::new(RealClock),
         net: Arc::new(RealNet),
         blocking: Arc::new(raft::blocking::RealBlocking),
-        identity: Identity { member: NodeId(id), incarnation: id, cluster, log_created: true },
-        peers: [(NodeId(3 - id), peer)].into(),
+        address: listener.local_address(),
+        configuration: record.configuration(),
+        overrides: [(NodeId(3 - id), peer)].into(),
+        identity: Identity { member: NodeId(id), incarnation: id, cluster: Some(record), log_created: true },
         snapshots: Arc::new(snapshots),
         options: PeerOptions::default(),
         seed: id,

@@ -12,6 +12,13 @@
 //! - A member that stands in the record with another incarnation has lost its disk, and with it its promises. It is
 //!   refused, and stops with a message that says so. A member that does not stand in it was added to the lists later:
 //!   joining a cluster is a change of membership and goes through the log; it never forms one.
+//! - A node that is told to *join* ([`join`]) takes no part in forming, whatever its list says. It asks the listed
+//!   members, again and again, until one of them has it in its configuration, with this incarnation: then the cluster
+//!   has added it (§4.2.1), and it gets the record. The record names the members that the cluster was formed of, not
+//!   the node itself: that it is a member it learns from the log, as everyone does. Meanwhile whoever is about to add
+//!   it can ask for its incarnation ([`probe`](crate::transport::probe)).
+//! - Who gives the record looks at its newest configuration, committed or not: a node that was let in too early by a
+//!   change that never commits has a record and no cluster that talks to it, which is what it had before.
 //!
 //! # Why there is never a second cluster
 //!
@@ -36,7 +43,7 @@ use tokio::sync::mpsc;
 
 use crate::blocking::SharedBlocking;
 use crate::clock::{SharedClock, sleep};
-use crate::core::NodeId;
+use crate::core::{Member, NodeId};
 use crate::disk::SharedDisk;
 use crate::identity::{self, ClusterId, ClusterRecord, Identity, IdentityError};
 use crate::mutant;
@@ -44,7 +51,7 @@ use crate::net::{Listener, SharedNet};
 use crate::random::SplitMix;
 use crate::transport::PeerOptions;
 use crate::transport::dial::{DialError, dial};
-use crate::transport::handshake::{Answer, Hello, Purpose, Refusal};
+use crate::transport::handshake::{Answer, Hello, Purpose, Refusal, Roster};
 use crate::transport::reception::Reception;
 use crate::transport::support::{Backoff, Tasks, on_lane};
 
@@ -64,8 +71,9 @@ pub struct FormationConfig {
     pub blocking: SharedBlocking,
     /// The data directory.
     pub data_dir: PathBuf,
-    /// Every member that is to form the cluster, this one included, and its address.
-    pub members: BTreeMap<NodeId, String>,
+    /// Every member that is to form the cluster, this one included, with its address and context; the incarnations
+    /// are not looked at. For a node that joins: itself, and members that it may ask.
+    pub members: BTreeMap<NodeId, Member>,
     /// Patience toward peers.
     pub options: PeerOptions,
     /// What the cluster's id is drawn from, if this node draws it. Must be fresh at every start.
@@ -101,8 +109,8 @@ pub enum FormationError {
     },
     /// The cluster was formed without this member.
     #[error(
-        "the cluster was formed without {member}, as {by} at {address} says: add it as a new member, or correct its \
-         id or its list of members"
+        "the cluster was formed without {member}, as {by} at {address} says: start it as one that joins and add it as a \
+         new member, or correct its id or its list of members"
     )]
     FormedWithout {
         /// This node.
@@ -111,6 +119,27 @@ pub enum FormationError {
         by: NodeId,
         /// Its address.
         address: String,
+    },
+    /// The cluster had this member, and has it no more.
+    #[error(
+        "{member} was removed from the cluster, as {by} at {address} says, and its id is not used again: start with an \
+         empty data directory and an id that was never used, and add that as a new member"
+    )]
+    Removed {
+        /// This node.
+        member: NodeId,
+        /// Who said so.
+        by: NodeId,
+        /// Its address.
+        address: String,
+    },
+    /// There is nobody whom a node that is to join could ask.
+    #[error(
+        "{member} is to join a cluster, but its list names no other member: list at least one that is in it"
+    )]
+    NobodyToAsk {
+        /// This node.
+        member: NodeId,
     },
     /// The record cannot be written.
     #[error(transparent)]
@@ -140,37 +169,71 @@ pub async fn form(
     if !config.members.contains_key(&identity.member) {
         return Err(FormationError::NotListed { member: identity.member });
     }
+    let listed = config.members.keys().copied().collect();
+    obtain(config, identity, listener, Roster::Forming(listed)).await
+}
+
+/// Waits until the cluster has added this node, and returns its identity with the cluster's record in it, durable. At
+/// once, if the node has the record already. Never forms a cluster.
+///
+/// `listener` and dropping are as for [`form`].
+///
+/// # Errors
+/// See [`FormationError`]. Members that are not reachable, or do not know of this node yet, are no error: this waits
+/// for them, and says in the log what for.
+pub async fn join(
+    config: FormationConfig,
+    identity: Identity,
+    listener: &mut dyn Listener,
+) -> Result<Identity, FormationError> {
+    let member = identity.member;
+    if identity.cluster.is_some() {
+        return Ok(identity);
+    }
+    if !config.members.contains_key(&member) {
+        return Err(FormationError::NotListed { member });
+    }
+    if config.members.len() < 2 {
+        return Err(FormationError::NobodyToAsk { member });
+    }
+    obtain(config, identity, listener, Roster::Joining).await
+}
+
+/// Asks for the record, or draws it, while others are answered by `roster`; makes it durable.
+async fn obtain(
+    config: FormationConfig,
+    identity: Identity,
+    listener: &mut dyn Listener,
+    roster: Roster,
+) -> Result<Identity, FormationError> {
     let reception = Arc::new(Reception::new(Arc::clone(&config.clock), identity.clone(), &config.options));
-    let listed = Arc::new(config.members.keys().copied().collect::<BTreeSet<_>>());
-    let asking = Asking { config: &config, identity: &identity, listed: &listed, reception: &reception };
+    let roster = Arc::new(roster);
+    let asking = Asking { config: &config, identity: &identity, roster: &roster, reception: &reception };
     // Whoever calls while the record is being written is not answered: "empty" is over, "formed" not true yet.
     let record = tokio::select! {
         biased;
         record = asking.run() => record?,
-        never = answer(&reception, &listed, listener) => match never {},
+        never = answer(&reception, &roster, listener) => match never {},
     };
+    let members: Vec<NodeId> = record.members.keys().copied().collect();
     let cluster = ClusterId(record.cluster);
     let identity = Identity { cluster: Some(record), ..identity };
     let lane = config.blocking.lane("identity");
     let (disk, dir, formed) = (config.disk, config.data_dir, identity.clone());
     let stored = on_lane(&lane, move || identity::store(&*disk, &dir, &formed)).await;
     stored.ok_or(FormationError::Stopped)??;
-    tracing::info!(%cluster, members = ?listed, "the cluster is formed");
+    tracing::info!(%cluster, formed_of = ?members, "this node has its cluster");
     Ok(identity)
 }
 
 /// Answers the other members, until dropped.
-async fn answer(
-    reception: &Arc<Reception>,
-    listed: &Arc<BTreeSet<NodeId>>,
-    listener: &mut dyn Listener,
-) -> Infallible {
+async fn answer(reception: &Arc<Reception>, roster: &Arc<Roster>, listener: &mut dyn Listener) -> Infallible {
     let mut tasks = Tasks::default();
     loop {
         let stranger = reception.next(listener).await;
-        let (reception, listed) = (Arc::clone(reception), Arc::clone(listed));
+        let (reception, roster) = (Arc::clone(reception), Arc::clone(roster));
         tasks.spawn(async move {
-            reception.greet(stranger, &listed).await;
+            reception.greet(stranger, || (*roster).clone()).await;
         });
     }
 }
@@ -182,16 +245,16 @@ type Told = (NodeId, Result<Answer, DialError>);
 enum Round {
     /// There is a cluster.
     Formed(ClusterRecord),
-    /// All others are empty and list the same members; these are everyone's incarnations.
+    /// All others are empty and list the same members; these are everyone's disks.
     AllEmpty(BTreeMap<NodeId, u64>),
-    /// Neither; what is missing.
-    Waiting(Vec<String>),
+    /// Neither; what is missing, and whether someone said that this node is not a member yet.
+    Waiting { reasons: Vec<String>, not_added: bool },
 }
 
 struct Asking<'a> {
     config: &'a FormationConfig,
     identity: &'a Identity,
-    listed: &'a BTreeSet<NodeId>,
+    roster: &'a Roster,
     reception: &'a Reception,
 }
 
@@ -205,13 +268,13 @@ impl Asking<'_> {
         loop {
             match self.round().await? {
                 Round::Formed(record) => return Ok(record),
-                Round::AllEmpty(members) if self.listed.first() == Some(&self.identity.member) => {
+                Round::AllEmpty(disks) if disks.keys().next() == Some(&self.identity.member) => {
                     let cluster = (u128::from(random.draw()) << 64) | u128::from(random.draw());
-                    return Ok(ClusterRecord { cluster, members });
+                    return Ok(ClusterRecord { cluster, members: self.members(&disks) });
                 }
                 // The lowest member will notice it too.
                 Round::AllEmpty(_) => {}
-                Round::Waiting(reasons) => self.log_waiting(&reasons),
+                Round::Waiting { reasons, not_added } => self.log_waiting(&reasons, not_added),
             }
             sleep(&**clock, backoff.draw()).await;
         }
@@ -219,48 +282,63 @@ impl Asking<'_> {
 
     /// Asks every other listed member, all at the same time.
     async fn round(&self) -> Result<Round, FormationError> {
-        let (sender, mut told) = mpsc::channel::<Told>(self.listed.len());
+        let (sender, mut told) = mpsc::channel::<Told>(self.config.members.len());
         let mut tasks = Tasks::default();
-        for (id, address) in self.config.members.iter().filter(|(id, _)| **id != self.identity.member) {
-            tasks.spawn(ask(self.config.clone(), self.hello(*id), address.clone(), sender.clone()));
+        for (id, member) in self.config.members.iter().filter(|(id, _)| **id != self.identity.member) {
+            tasks.spawn(ask(self.config.clone(), self.hello(*id), member.address.clone(), sender.clone()));
         }
         drop(sender);
-        let mut members = BTreeMap::from([(self.identity.member, self.identity.incarnation)]);
-        let mut reasons = Vec::new();
+        let mut disks = BTreeMap::from([(self.identity.member, self.identity.incarnation)]);
+        let (mut reasons, mut not_added) = (Vec::new(), false);
         while let Some((by, answer)) = told.recv().await {
             match self.weigh(by, answer)? {
                 Weighed::Formed(record) => return Ok(Round::Formed(record)),
                 Weighed::Empty(incarnation) => {
-                    members.insert(by, incarnation);
+                    disks.insert(by, incarnation);
                 }
+                Weighed::NotAdded => not_added = true,
                 Weighed::Nothing(why) => reasons.push(format!("{by}: {why}")),
             }
         }
-        if members.len() == self.listed.len() {
-            Ok(Round::AllEmpty(members))
+        if disks.len() == self.config.members.len() {
+            Ok(Round::AllEmpty(disks))
         } else {
-            Ok(Round::Waiting(reasons))
+            Ok(Round::Waiting { reasons, not_added })
         }
+    }
+
+    /// The members as they will stand in the record: their disks as they told, the rest as this node's list has it.
+    fn members(&self, disks: &BTreeMap<NodeId, u64>) -> BTreeMap<NodeId, Member> {
+        let listed = self.config.members.iter();
+        let known = listed.filter_map(|(id, member)| Some((id, member, *disks.get(id)?)));
+        known.map(|(id, member, incarnation)| (*id, Member { incarnation, ..member.clone() })).collect()
     }
 
     /// What one member's answer means.
     fn weigh(&self, by: NodeId, answer: Result<Answer, DialError>) -> Result<Weighed, FormationError> {
+        let joining = matches!(self.roster, Roster::Joining);
+        let listed: BTreeSet<NodeId> = self.config.members.keys().copied().collect();
         match answer {
             Ok(Answer::Formed(record)) => self.check(by, &record).map(|()| Weighed::Formed(record)),
-            Ok(Answer::Empty { incarnation, listed }) if listed == *self.listed => {
+            Ok(Answer::Empty { .. }) if joining => Ok(Weighed::Nothing("it makes no sense".to_owned())),
+            Ok(Answer::Empty { incarnation, listed: its }) if its == listed => {
                 Ok(Weighed::Empty(incarnation))
             }
-            Ok(Answer::Empty { listed, .. }) => {
-                let why =
-                    format!("it lists {listed:?}, this node {:?}: make the lists the same", self.listed);
+            Ok(Answer::Empty { listed: its, .. }) => {
+                let why = format!("it lists {its:?}, this node {listed:?}: make the lists the same");
                 self.reception
                     .warn((by.0, "forming", "lists"), || format!("{by} is not of the same cluster: {why}"));
                 Ok(Weighed::Nothing(why))
             }
-            Ok(Answer::Accept { .. } | Answer::Refuse(_)) => {
+            Ok(Answer::Accept { .. } | Answer::Refuse(_) | Answer::Probed(_)) => {
                 Ok(Weighed::Nothing("it makes no sense".to_owned()))
             }
             Err(DialError::Refused(Refusal::WrongIncarnation { expected })) => Err(self.wiped(by, expected)),
+            Err(DialError::Refused(Refusal::Removed)) => {
+                let member = self.identity.member;
+                Err(FormationError::Removed { member, by, address: self.address(by) })
+            }
+            Err(DialError::Refused(Refusal::UnknownMember)) if joining => Ok(Weighed::NotAdded),
             Err(DialError::Refused(Refusal::UnknownMember)) => Err(self.formed_without(by)),
             Err(error) => {
                 let why = error.explain(self.identity.member, by);
@@ -273,26 +351,26 @@ impl Asking<'_> {
         }
     }
 
-    /// That this node, with this disk, stands in a record. The giver has looked already.
+    /// That no other disk stands in the record under this node's id. That this one may have the record at all the
+    /// giver has seen: it may have been added since the cluster was formed.
     fn check(&self, by: NodeId, record: &ClusterRecord) -> Result<(), FormationError> {
         match record.members.get(&self.identity.member) {
-            None => Err(self.formed_without(by)),
             // The planted bug: a wiped disk takes up its old id again.
             Some(_) if mutant!("wiped-id") => Ok(()),
-            Some(expected) if *expected != self.identity.incarnation => Err(self.wiped(by, *expected)),
-            Some(_) => Ok(()),
+            Some(member) if member.incarnation != self.identity.incarnation => {
+                Err(self.wiped(by, member.incarnation))
+            }
+            _ => Ok(()),
         }
     }
 
     fn hello(&self, to: NodeId) -> Hello {
         let Identity { member, incarnation, .. } = *self.identity;
-        Hello {
-            cluster: None,
-            member,
-            incarnation,
-            to,
-            purpose: Purpose::Formation { listed: self.listed.clone() },
-        }
+        let purpose = match self.roster {
+            Roster::Forming(listed) => Purpose::Formation { listed: listed.clone() },
+            _ => Purpose::Join,
+        };
+        Hello { cluster: None, member, incarnation, address: self.address(member), to, purpose }
     }
 
     fn wiped(&self, by: NodeId, expected: u64) -> FormationError {
@@ -305,12 +383,24 @@ impl Asking<'_> {
     }
 
     fn address(&self, id: NodeId) -> String {
-        self.config.members.get(&id).cloned().unwrap_or_default()
+        self.config.members.get(&id).map(|member| member.address.clone()).unwrap_or_default()
     }
 
-    fn log_waiting(&self, reasons: &[String]) {
-        if self.reception.may_log((0, "forming", "waiting")) {
-            tracing::info!("waiting for all members to form the cluster; {}", reasons.join("; "));
+    fn log_waiting(&self, reasons: &[String], not_added: bool) {
+        let (member, topic) = (self.identity.member, if not_added { "not added" } else { "waiting" });
+        if !self.reception.may_log((0, "forming", topic)) {
+            return;
+        }
+        let reasons = reasons.join("; ");
+        match self.roster {
+            Roster::Joining if not_added => tracing::info!(
+                "the cluster does not have {member} yet: add it, with the id {} and the address {} (`raftkv member \
+                 add`); this node waits",
+                member.0,
+                self.address(member)
+            ),
+            Roster::Joining => tracing::info!("waiting for a member to join the cluster of; {reasons}"),
+            _ => tracing::info!("waiting for all members to form the cluster; {reasons}"),
         }
     }
 }
@@ -319,6 +409,8 @@ impl Asking<'_> {
 enum Weighed {
     Formed(ClusterRecord),
     Empty(u64),
+    /// There is a cluster, and this node, which is to join, is not in it yet.
+    NotAdded,
     Nothing(String),
 }
 

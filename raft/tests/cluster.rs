@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft::clock::{Clock, RealClock};
-use raft::core::{Config, Entry, LogId, NodeId, Payload, SnapshotMeta};
+use raft::core::{Config, Entry, LogId, Member, NodeId, Payload, SnapshotMeta};
 use raft::driver::{self, NodeOptions, ProposeError, RaftHandle, Seams, StartError, StopReason};
 use raft::state_machine::{Applied, CheckpointJob, SnapshotJob, StateMachine, StateMachineError};
 
@@ -107,7 +107,7 @@ type Handle = RaftHandle<usize>;
 /// A cluster whose nodes can be stopped and started again.
 struct Cluster {
     dir: tempfile::TempDir,
-    members: BTreeMap<NodeId, String>,
+    members: BTreeMap<NodeId, Member>,
     stores: BTreeMap<NodeId, Arc<Mutex<List>>>,
     nodes: BTreeMap<NodeId, Handle>,
     starts: u64,
@@ -118,10 +118,10 @@ impl Cluster {
         // Ports that were free a moment ago; kept open together so that they differ.
         let listeners: Vec<TcpListener> =
             (0..size).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let members: BTreeMap<NodeId, String> = listeners
+        let members: BTreeMap<NodeId, Member> = listeners
             .iter()
             .zip(1..)
-            .map(|(listener, id)| (NodeId(id), listener.local_addr().unwrap().to_string()))
+            .map(|(listener, id)| (NodeId(id), Member::at(listener.local_addr().unwrap().to_string())))
             .collect();
         let stores = members.keys().map(|&id| (id, Arc::default())).collect();
         Self { dir: tempfile::tempdir().unwrap(), members, stores, nodes: BTreeMap::new(), starts: 0 }
@@ -144,7 +144,7 @@ impl Cluster {
             seed: id.0 * 1000 + self.starts,
         };
         let data_dir = self.dir.path().join(id.to_string());
-        let listen = self.members[&id].clone();
+        let listen = self.members[&id].address.clone();
         let mut options = NodeOptions::new(core, data_dir, listen, self.members.clone());
         options.wal.segment_bytes = 64 << 10;
         options.checkpoint_bytes = 2 << 10;

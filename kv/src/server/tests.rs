@@ -54,7 +54,7 @@ fn setup(dir: &Path, id: u64, nodes: u64) -> NodeSetup {
         reads_pending_max: 1024,
         seed: id,
     };
-    let peers = (1..=nodes).map(|n| (NodeId(n), format!("peer{n}"))).collect();
+    let peers = (1..=nodes).map(|n| (NodeId(n), core::Member::at(format!("peer{n}")))).collect();
     let clients = (1..=nodes).map(|n| (NodeId(n), format!("client{n}"))).collect();
     let data_dir = dir.join(format!("n{id}"));
     let mut raft = NodeOptions::new(core, data_dir.clone(), format!("peer{id}"), peers);

@@ -178,6 +178,13 @@ pub struct Lease {
     pub drift_ppm: u32,
 }
 
+impl Member {
+    /// A member of which only the address is known.
+    pub fn at(address: impl Into<String>) -> Self {
+        Self { address: address.into(), ..Self::default() }
+    }
+}
+
 impl Configuration {
     /// A simple configuration of these voters.
     pub fn of_voters(voters: impl IntoIterator<Item = NodeId>) -> Self {

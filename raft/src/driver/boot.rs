@@ -10,6 +10,7 @@
 //! 5. Bring the two together ([`reconcile`]).
 //! 6. Make the core, connect to the peers, run.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -131,7 +132,11 @@ where
         .listen(&options.listen)
         .await
         .map_err(|source| StartError::Listen { address: options.listen.clone(), source })?;
-    let identity = formation::form(formation_config(&options, &seams), identity, listener.as_mut()).await?;
+    let config = formation_config(&options, &seams);
+    let identity = match options.join {
+        true => formation::join(config, identity, listener.as_mut()).await?,
+        false => formation::form(config, identity, listener.as_mut()).await?,
+    };
     let Some(record) = &identity.cluster else { panic!("formation ended without a cluster") };
     let formed = record.configuration();
     let opened = {
@@ -214,13 +219,17 @@ struct Ready<S> {
 fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
     let Ready { options, seams, lock, listener, identity, wal_lane, opened, formed, raft } = ready;
     let Opened { machine, wal, snapshots, recovered } = opened;
+    let addresses: BTreeMap<_, _> =
+        options.members.iter().map(|(&id, member)| (id, member.address.clone())).collect();
     let (transport, peers) = Transport::start(
         TransportConfig {
             clock: Arc::clone(&seams.clock),
             net: Arc::clone(&seams.net),
             blocking: Arc::clone(&seams.blocking),
             identity,
-            peers: options.members.clone(),
+            address: addresses.get(&options.core.id).cloned().unwrap_or_default(),
+            configuration: raft.configuration().clone(),
+            overrides: addresses,
             snapshots: Arc::clone(&snapshots),
             options: options.peer.clone(),
             seed: options.core.seed,

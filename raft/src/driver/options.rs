@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::blocking::SharedBlocking;
 use crate::clock::SharedClock;
-use crate::core::{self, Event, LogId, NodeId};
+use crate::core::{self, Event, LogId, Member, NodeId};
 use crate::disk::SharedDisk;
 use crate::net::SharedNet;
 use crate::transport::PeerOptions;
@@ -56,8 +56,12 @@ pub struct NodeOptions {
     pub data_dir: PathBuf,
     /// The address to listen on for peers.
     pub listen: String,
-    /// Every member the cluster is formed of, this one included, and the address at which its peers reach it.
-    pub members: BTreeMap<NodeId, String>,
+    /// Every member the cluster is formed of, this one included: the address at which its peers reach it, and its
+    /// context. Incarnations are not looked at. For a node that joins: itself, and members that it may ask. Later the
+    /// addresses here go before those in the cluster's configuration.
+    pub members: BTreeMap<NodeId, Member>,
+    /// Whether a node with an empty disk joins a cluster that is there, instead of forming one.
+    pub join: bool,
     /// How long a tick is.
     pub tick: Duration,
     /// The durable log.
@@ -88,7 +92,7 @@ impl NodeOptions {
         core: core::Config,
         data_dir: PathBuf,
         listen: String,
-        members: BTreeMap<NodeId, String>,
+        members: BTreeMap<NodeId, Member>,
     ) -> Self {
         const MIB: u64 = 1 << 20;
         Self {
@@ -96,6 +100,7 @@ impl NodeOptions {
             data_dir,
             listen,
             members,
+            join: false,
             tick: Duration::from_millis(10),
             wal: WalOptions::default(),
             peer: PeerOptions::default(),

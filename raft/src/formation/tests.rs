@@ -39,7 +39,7 @@ impl World {
             disk: Arc::new(disk.clone()),
             blocking: Arc::new(Inline::default()),
             data_dir: DIR.into(),
-            members: listed.iter().map(|id| (NodeId(*id), format!("n{id}"))).collect(),
+            members: listed.iter().map(|id| (NodeId(*id), Member::at(format!("n{id}")))).collect(),
             options: PeerOptions::default(),
             seed: self.seed,
         }
@@ -67,7 +67,9 @@ impl World {
                 net: config.net,
                 blocking: config.blocking,
                 identity: identity.clone(),
-                peers: config.members,
+                address: format!("n{id}"),
+                configuration: identity.cluster.as_ref().unwrap().configuration(),
+                overrides: BTreeMap::new(),
                 snapshots: Arc::new(snapshots.unwrap()),
                 options: config.options,
                 seed: config.seed,
@@ -101,7 +103,8 @@ fn assert_one_cluster(disks: &[CrashDisk]) -> ClusterRecord {
     assert!(records.iter().all(|record| *record == records[0]), "{records:?}");
     for (id, disk) in (1..).zip(disks) {
         let identity = load(disk, Path::new(DIR)).unwrap().unwrap();
-        assert_eq!(records[0].members.get(&NodeId(id)), Some(&identity.incarnation));
+        let member = Member { incarnation: identity.incarnation, ..Member::at(format!("n{id}")) };
+        assert_eq!(records[0].members.get(&NodeId(id)), Some(&member));
     }
     records[0].clone()
 }
@@ -260,7 +263,7 @@ async fn a_member_learns_of_the_cluster_from_any_other() {
     let identity = open(&*config.disk, &config.data_dir, NodeId(3), 1000).unwrap();
     let mut listener = world.net.listen("n3").await.unwrap();
     let reception = Arc::new(Reception::new(world.clock.clone(), identity.clone(), &config.options));
-    let listed = Arc::new([1, 2, 3].map(NodeId).into());
+    let listed = Arc::new(Roster::Forming([1, 2, 3].map(NodeId).into()));
     let (one, two) = tokio::select! {
         biased;
         _ = answer(&reception, &listed, &mut *listener) => unreachable!(),
@@ -288,7 +291,8 @@ async fn a_wiped_disk_is_refused_by_everyone_and_told_why() {
         let id = victim as u64 + 1;
         let error = within(LONG, world.start(id, &disks[victim], &[1, 2, 3])).await.err().expect("refused");
         let FormationError::Wiped { member, expected, .. } = &error else { panic!("{error}") };
-        assert_eq!((member, Some(expected)), (&NodeId(id), record.members.get(&NodeId(id))));
+        let incarnation = record.members[&NodeId(id)].incarnation;
+        assert_eq!((member, *expected), (&NodeId(id), incarnation));
         assert!(error.to_string().contains("restore its data directory, or remove"), "{error}");
         assert_eq!(on_disk(&disks[victim]), None);
         assert!(
@@ -361,8 +365,14 @@ async fn a_node_that_is_being_formed_answers_no_messages_and_leaves_nothing_when
     let disk = CrashDisk::default();
     let one = tokio::spawn(world.start(1, &disk, &[1, 2, 3]));
     crate::clock::sleep(&*world.clock, Duration::from_secs(1)).await;
-    let purpose = Purpose::Messages;
-    let hello = Hello { cluster: Some(7), member: NodeId(2), incarnation: 5, to: NodeId(1), purpose };
+    let hello = Hello {
+        cluster: Some(7),
+        member: NodeId(2),
+        incarnation: 5,
+        address: "n2".to_owned(),
+        to: NodeId(1),
+        purpose: Purpose::Messages,
+    };
     let refused = dial(&*world.clock, &*world.net, "n1", &hello, &PeerOptions::default()).await;
     assert!(matches!(refused, Err(DialError::Refused(Refusal::NotFormed))));
     one.abort();

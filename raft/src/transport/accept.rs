@@ -6,12 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncWriteExt, WriteHalf};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
+use super::directory::Met;
+use super::handshake::Hello;
 use super::handshake::{HELLO_BYTES_MAX, Purpose};
-use super::link::{Frame, Pong};
+use super::link::{Frame, Link, Pong};
+use super::outbox::Outbox;
 use super::reception::{Accepted, Stranger};
-use super::support::{Patience, Patient, Tasks};
+use super::support::{Patience, Patient, Task, Tasks};
 use super::{Incoming, Shared, receive};
 use crate::clock::timeout;
 use crate::codec::{FrameError, encode_frame};
@@ -30,30 +33,79 @@ pub(super) async fn run(shared: Arc<Shared>, mut listener: Box<dyn Listener>) {
 
 /// Greets a stream and serves it for its purpose, until it ends.
 async fn serve(shared: Arc<Shared>, stranger: Stranger) {
-    let listed = shared.listed();
-    let Some((hello, mut accepted)) = shared.reception.greet(stranger, &listed).await else { return };
+    let greeted = shared.reception.greet(stranger, || shared.directory.roster()).await;
+    let Some((hello, mut accepted)) = greeted else { return };
     accepted.reader.set_frame_bytes_max(shared.options.frame_bytes_max);
     match hello.purpose {
-        Purpose::Messages => receive_messages(&shared, accepted).await,
+        Purpose::Messages => receive_messages(&shared, &hello, accepted).await,
         Purpose::Snapshot => receive::run(&shared, accepted).await,
         // The answer was all there is to say.
-        Purpose::Formation { .. } => {}
+        Purpose::Formation { .. } | Purpose::Join | Purpose::Probe => {}
+    }
+}
+
+/// One that is no member, as long as its stream lives.
+struct Visit<'a> {
+    shared: &'a Shared,
+    peer: NodeId,
+    number: u64,
+}
+
+impl<'a> Visit<'a> {
+    /// Makes a way back to it, and waits until it is there or turned out not to be: an answer to the first message
+    /// must find it.
+    async fn begin(shared: &'a Arc<Shared>, hello: &Hello, number: u64, is_new: bool) -> Self {
+        let Hello { member: peer, incarnation, address, .. } = hello;
+        let visit = Visit { shared, peer: *peer, number };
+        if !is_new || address.is_empty() {
+            return visit;
+        }
+        tracing::info!(%peer, address, "heard of by one that is not in this node's configuration");
+        let (sender, tried) = oneshot::channel();
+        let outbox = Arc::new(Outbox::new(&shared.options));
+        let seed = incarnation ^ number;
+        let link =
+            Link::new(Arc::clone(shared), *peer, address.clone(), Arc::clone(&outbox), seed, Some(sender));
+        drop(shared.directory.answer_by(*peer, number, outbox, Task::spawn(link.run())));
+        // Dropped with the link, if that is ended before.
+        let _ = tried.await;
+        visit
+    }
+}
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        drop(self.shared.directory.leave(self.peer, self.number));
     }
 }
 
 /// Hands a peer's messages to the event loop, until the stream ends.
-async fn receive_messages(shared: &Shared, mut accepted: Accepted) {
+async fn receive_messages(shared: &Arc<Shared>, hello: &Hello, mut accepted: Accepted) {
     let (from, remote) = (accepted.from, accepted.remote.clone());
     let place = shared.streams.enter(from);
-    if !shared.admitted().contains(&from) {
-        // Removed between the handshake and now.
-        return;
-    }
+    let met = match shared.directory.meet(from, hello.incarnation, &hello.address) {
+        Ok(met) => met,
+        // Between the handshake and now the configuration changed, or others came first.
+        Err(refusal) => {
+            tracing::debug!(peer = %from, remote, refusal = refusal.name(), "let in too early");
+            return;
+        }
+    };
+    shared.directory.with_outbox(from, |outbox| outbox.turn(false));
+    let serve = async {
+        let _visit = match met {
+            Met::Member => None,
+            Met::Stranger { visit, is_new } => Some(Visit::begin(shared, hello, visit, is_new).await),
+        };
+        pump(shared, &mut accepted).await
+    };
     let ended = tokio::select! {
         biased;
-        () = place.close.notified() => Ok(()),
-        ended = pump(shared, &mut accepted) => ended,
+        // Another one has its place, or it is refused from now on.
+        () = place.close.notified() => return,
+        ended = serve => ended,
     };
+    shared.directory.with_outbox(from, |outbox| outbox.turn(true));
     match ended {
         Ok(()) => tracing::debug!(peer = %from, remote, "the peer's stream ended"),
         Err(error) => shared.reception.warn((from.0, "receiving", error.name()), || {

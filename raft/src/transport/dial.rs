@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 
 use super::PeerOptions;
-use super::handshake::{Answer, HELLO_BYTES_MAX, Hello, Refusal, encode_hello};
+use super::handshake::{ANSWER_BYTES_MAX, Answer, Hello, Probe, Purpose, Refusal, encode_hello};
 use crate::clock::{Clock, timeout};
 use crate::codec::{FrameError, FrameReader};
 use crate::core::NodeId;
@@ -82,9 +82,50 @@ pub(crate) async fn dial(
     }
 }
 
+/// Asks who lives at `address`, before it is made a member: whether it can be reached there, and with which disk.
+///
+/// `from` is who asks, for the other end's log. Whether the one found may become a member (its disk empty, the
+/// cluster none) is for the caller to say.
+///
+/// # Errors
+/// Nobody answers there, or it is not `expected`; the message says what to do.
+pub async fn probe(
+    clock: &dyn Clock,
+    net: &dyn Net,
+    options: &PeerOptions,
+    from: NodeId,
+    address: &str,
+    expected: NodeId,
+) -> Result<Probe, String> {
+    let hello = Hello {
+        cluster: None,
+        member: from,
+        incarnation: 0,
+        address: String::new(),
+        to: expected,
+        purpose: Purpose::Probe,
+    };
+    let dialled = match dial(clock, net, address, &hello, options).await {
+        Ok(dialled) => dialled,
+        Err(error) => {
+            let why = error.explain(from, expected);
+            return Err(format!(
+                "{expected} is not reached at {address}: {why}; start it, or correct the address"
+            ));
+        }
+    };
+    match dialled.answer {
+        Answer::Probed(probe) if probe.member == expected => Ok(probe),
+        Answer::Probed(Probe { member, .. }) => {
+            Err(format!("{member} lives at {address}, not {expected}: correct the id or the address"))
+        }
+        _ => Err(format!("what lives at {address} does not say who it is: is it a member of this version?")),
+    }
+}
+
 async fn greet(stream: BoxStream, hello: &Hello) -> Result<Dialled, DialError> {
     let (reader, mut writer) = tokio::io::split(stream);
-    let mut reader = FrameReader::new(reader, HELLO_BYTES_MAX);
+    let mut reader = FrameReader::new(reader, ANSWER_BYTES_MAX);
     let mut out = BytesMut::new();
     encode_hello(hello, &mut out).map_err(DialError::Handshake)?;
     let said = async {

@@ -1,20 +1,25 @@
 //! Who is at the other end: settled before anything else is said.
 //!
 //! The one who dials sends a hello, the one who accepts answers; both are frames. The hello names the sender
-//! (cluster, member, incarnation) and whom it means to reach; the answer names who was in fact reached. Each end
-//! checks the other's words against its own record of the cluster, so that
+//! (cluster, member, incarnation, and the address at which it is reached) and whom it means to reach; the answer names
+//! who was in fact reached. Each end checks the other's words against what it knows of the cluster, so that
 //!
 //! - an address that now belongs to another cluster, or to another member, is noticed at once,
 //! - a member whose disk was wiped is refused under its old id (rule 15; see [`identity`](crate::identity)),
+//! - a member that was removed is told so,
 //! - two programs without a protocol version in common part with a clear message.
+//!
+//! Whom this node does not know *yet* it lets in all the same, if it comes from the right cluster: the configuration
+//! that names it may be on its way, and a vote for it may be what brings it (§4.1). Only so many of them at a time.
 //!
 //! A hello begins with a magic number and the versions, and these two stay where they are in all versions to come;
 //! what follows is read only if a version in common was found.
 //!
-//! The same listener serves the forming of a cluster: a hello for that purpose is answered with what this node knows
-//! ([`formation`](crate::formation)).
+//! The same listener serves the forming of a cluster and those who want to join it: a hello for that purpose is
+//! answered with what this node knows ([`formation`](crate::formation)). And it tells anyone who it is
+//! ([`probe`](super::probe)).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
@@ -33,9 +38,11 @@ pub const PROTOCOL_MAX: u16 = 1;
 /// "raftkvpr", so that a stranger is told from a peer of another version.
 const MAGIC: u64 = u64::from_be_bytes(*b"raftkvpr");
 
-/// The longest hello or answer: the record of a cluster of several hundred members. What a stranger can make this
-/// node hold.
+/// The longest hello. What a stranger can make this node hold.
 pub(crate) const HELLO_BYTES_MAX: u32 = 16 * 1024;
+
+/// The longest answer: the record of a cluster of a thousand members. It comes from whom this node has dialled.
+pub(crate) const ANSWER_BYTES_MAX: u32 = 256 * 1024;
 
 /// What comes first in a hello, in every version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +61,8 @@ pub(crate) struct Hello {
     pub(crate) member: NodeId,
     /// Which of the sender's disks.
     pub(crate) incarnation: u64,
+    /// Where the sender is reached, for whoever does not know it yet.
+    pub(crate) address: String,
     /// Whom the sender means to reach.
     pub(crate) to: NodeId,
     /// What the stream is for.
@@ -72,6 +81,10 @@ pub(crate) enum Purpose {
         /// The members that the sender's configuration lists.
         listed: BTreeSet<NodeId>,
     },
+    /// Am I a member by now? The stream ends with the answer.
+    Join,
+    /// Who are you? The stream ends with the answer.
+    Probe,
 }
 
 impl Purpose {
@@ -80,7 +93,14 @@ impl Purpose {
             Self::Messages => "messages",
             Self::Snapshot => "a snapshot",
             Self::Formation { .. } => "formation",
+            Self::Join => "joining",
+            Self::Probe => "a probe",
         }
+    }
+
+    /// Whether it asks for the record of the cluster.
+    const fn asks(&self) -> bool {
+        matches!(self, Self::Formation { .. } | Self::Join)
     }
 }
 
@@ -95,6 +115,23 @@ pub(crate) enum Answer {
     Empty { incarnation: u64, listed: BTreeSet<NodeId> },
     /// This is our cluster.
     Formed(ClusterRecord),
+    /// This is who I am.
+    Probed(Probe),
+}
+
+/// Who lives at an address, as it says itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// Its id.
+    pub member: NodeId,
+    /// Which of its disks it runs on.
+    pub incarnation: u64,
+    /// The cluster it is in, if any.
+    pub cluster: Option<u128>,
+    /// Whether it has promised nothing to anyone: it is in no cluster and never had a log.
+    pub empty: bool,
+    /// Whether it waits to be added to a cluster.
+    pub joining: bool,
 }
 
 /// Why a node does not talk to another.
@@ -119,13 +156,19 @@ pub enum Refusal {
         /// The member that it is.
         member: NodeId,
     },
-    /// The sender is no member of the cluster.
+    /// The sender is no member of the cluster, as far as the refusing node knows.
     UnknownMember,
     /// The sender's id belongs to another disk.
     WrongIncarnation {
         /// The incarnation of that disk.
         expected: u64,
     },
+    /// The sender was a member, and was removed.
+    Removed,
+    /// The refusing node does not know the sender, and listens to as many of those as it may already.
+    Crowded,
+    /// The refusing node waits to be added to a cluster, and takes no part in forming one.
+    Joining,
 }
 
 impl Refusal {
@@ -139,6 +182,9 @@ impl Refusal {
             Self::WrongMember { .. } => "wrong member",
             Self::UnknownMember => "unknown member",
             Self::WrongIncarnation { .. } => "wrong incarnation",
+            Self::Removed => "removed",
+            Self::Crowded => "crowded",
+            Self::Joining => "joining",
         }
     }
 
@@ -167,7 +213,69 @@ impl Refusal {
                 "{from} has not the disk it joined with (that was {expected:016x}): restore its data directory, or \
                  remove {from} from the cluster and add a new member with another id"
             ),
+            Self::Removed => format!(
+                "{from} was removed from the cluster of {to}: stop it; to have it back, start it with an empty data \
+                 directory and an id that was never used, and add it as a new member"
+            ),
+            Self::Crowded => format!(
+                "{to} does not know {from} and hears {STRANGERS_MAX} others it does not know already: remove those \
+                 that are no members"
+            ),
+            Self::Joining => format!(
+                "{to} waits to be added to a cluster and forms none: start it without joining, or leave it out of the \
+                 list of {from} and add it later"
+            ),
         }
+    }
+}
+
+/// How many members that this node does not know yet may have a stream of messages to it.
+pub(crate) const STRANGERS_MAX: usize = 16;
+
+/// Whom a node lets in, by what it has come to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Roster {
+    /// The cluster is to be formed of these.
+    Forming(BTreeSet<NodeId>),
+    /// It waits to be added to a cluster.
+    Joining,
+    /// It is in a cluster.
+    Formed(Members),
+}
+
+/// The members as this node's newest configuration has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Members {
+    /// Which disk each one is, 0 if that is not known. Those that are leaving and are still to get entries are here.
+    pub(crate) incarnations: BTreeMap<NodeId, u64>,
+    /// Those that were members once.
+    pub(crate) removed: BTreeSet<NodeId>,
+    /// Whether one more that is neither may be heard.
+    pub(crate) room: bool,
+}
+
+impl Members {
+    /// What is wrong with a member that says it is this one.
+    fn check(&self, member: NodeId, incarnation: u64) -> Result<(), Refusal> {
+        check_member(&self.incarnations, &self.removed, member, incarnation)
+    }
+}
+
+/// What speaks against one that says it is this member, with this disk.
+pub(crate) fn check_member(
+    incarnations: &BTreeMap<NodeId, u64>,
+    removed: &BTreeSet<NodeId>,
+    member: NodeId,
+    incarnation: u64,
+) -> Result<(), Refusal> {
+    match incarnations.get(&member) {
+        // The planted bugs: a wiped disk comes back as the voter it was; anyone's messages are taken.
+        Some(_) if mutant!("wiped-id") || mutant!("cluster-mix") => Ok(()),
+        Some(0) => Ok(()),
+        Some(expected) if *expected != incarnation => Err(Refusal::WrongIncarnation { expected: *expected }),
+        Some(_) => Ok(()),
+        None if removed.contains(&member) => Err(Refusal::Removed),
+        None => Err(Refusal::UnknownMember),
     }
 }
 
@@ -225,83 +333,85 @@ pub(crate) async fn write_answer<W: AsyncWrite + Unpin>(
     answer: &Answer,
 ) -> Result<(), FrameError> {
     let mut out = BytesMut::new();
-    encode_frame(answer, HELLO_BYTES_MAX, &mut out)?;
+    encode_frame(answer, ANSWER_BYTES_MAX, &mut out)?;
     writer.write_all(&out).await?;
     writer.flush().await?;
     Ok(())
 }
 
-/// Decides about a hello. `listed` are the members that this node's configuration names.
-pub(crate) fn judge(local: &Identity, listed: &BTreeSet<NodeId>, hello: &Hello, protocol: u16) -> Answer {
-    if hello.to != local.member && !mutant!("cluster-mix") {
-        return Answer::Refuse(Refusal::WrongMember { member: local.member });
+/// Decides about a hello.
+pub(crate) fn judge(local: &Identity, roster: &Roster, hello: &Hello, protocol: u16) -> Answer {
+    let Identity { member, incarnation, .. } = *local;
+    if matches!(hello.purpose, Purpose::Probe) {
+        let cluster = local.cluster.as_ref().map(|record| record.cluster);
+        let empty = cluster.is_none() && !local.log_created;
+        let joining = matches!(roster, Roster::Joining);
+        return Answer::Probed(Probe { member, incarnation, cluster, empty, joining });
     }
-    let forming = matches!(hello.purpose, Purpose::Formation { .. });
-    let Some(record) = &local.cluster else {
-        return match forming {
-            true => Answer::Empty { incarnation: local.incarnation, listed: listed.clone() },
-            false => Answer::Refuse(Refusal::NotFormed),
-        };
+    if hello.to != member && !mutant!("cluster-mix") {
+        return Answer::Refuse(Refusal::WrongMember { member });
+    }
+    let members = match (roster, &hello.purpose) {
+        (Roster::Forming(listed), Purpose::Formation { .. }) => {
+            return Answer::Empty { incarnation, listed: listed.clone() };
+        }
+        (Roster::Joining, Purpose::Formation { .. }) => return Answer::Refuse(Refusal::Joining),
+        (Roster::Forming(_) | Roster::Joining, _) => return Answer::Refuse(Refusal::NotFormed),
+        (Roster::Formed(members), _) => members,
     };
-    // One that asks whether there is a cluster may not know of it yet, but must not be in another.
-    if hello.cluster != Some(record.cluster)
-        && !(forming && hello.cluster.is_none())
-        && !mutant!("cluster-mix")
+    let Some(record) = &local.cluster else { return Answer::Refuse(Refusal::NotFormed) };
+    let asks = hello.purpose.asks();
+    // One that asks for the cluster may not know of it yet, but must not be in another.
+    if hello.cluster != Some(record.cluster) && !(asks && hello.cluster.is_none()) && !mutant!("cluster-mix")
     {
         return Answer::Refuse(Refusal::WrongCluster { cluster: record.cluster });
     }
-    if let Some(refusal) = check_member(record, hello.member, hello.incarnation) {
-        return Answer::Refuse(refusal);
-    }
-    if forming {
-        return Answer::Formed(record.clone());
-    }
-    if !listed.contains(&hello.member) {
-        return Answer::Refuse(Refusal::UnknownMember);
-    }
-    Answer::Accept { protocol, cluster: record.cluster, member: local.member, incarnation: local.incarnation }
-}
-
-/// Whether `member` is in the cluster, with the disk it joined with.
-fn check_member(record: &ClusterRecord, member: NodeId, incarnation: u64) -> Option<Refusal> {
-    match record.members.get(&member) {
-        None => Some(Refusal::UnknownMember),
-        // The planted bugs: a wiped disk comes back as the voter it was; anyone's messages are taken.
-        Some(_) if mutant!("wiped-id") || mutant!("cluster-mix") => None,
-        Some(expected) if *expected != incarnation => Some(Refusal::WrongIncarnation { expected: *expected }),
-        Some(_) => None,
+    match members.check(hello.member, hello.incarnation) {
+        Ok(()) if asks => Answer::Formed(record.clone()),
+        Err(Refusal::UnknownMember) if !asks && !members.room => Answer::Refuse(Refusal::Crowded),
+        Err(refusal) if asks || refusal != Refusal::UnknownMember => Answer::Refuse(refusal),
+        _ => Answer::Accept { protocol, cluster: record.cluster, member, incarnation },
     }
 }
 
-/// The dialler's half of the check: whether who answered is whom it meant. What is wrong, if anything.
-pub(crate) fn check_accept(record: &ClusterRecord, to: NodeId, answer: &Answer) -> Result<(), String> {
+/// The dialler's half of the check: whether who answered is whom it meant, of which `incarnation` is known if it is
+/// not 0. What is wrong, if anything.
+pub(crate) fn check_accept(
+    cluster: u128,
+    to: NodeId,
+    incarnation: u64,
+    answer: &Answer,
+) -> Result<(), String> {
     if mutant!("cluster-mix") {
         return Ok(());
     }
-    let Answer::Accept { protocol, cluster, member, incarnation } = answer else {
+    let Answer::Accept { protocol, cluster: its_cluster, member, incarnation: its_incarnation } = answer
+    else {
         return Err("it answered something that was not asked".to_owned());
     };
     if !(PROTOCOL_MIN..=PROTOCOL_MAX).contains(protocol) {
         return Err(format!("it chose protocol {protocol}, which was not offered"));
     }
-    if *cluster != record.cluster {
-        return Err(format!("it is in cluster {}: correct the address of {to}", ClusterId(*cluster)));
+    if *its_cluster != cluster {
+        return Err(format!("it is in cluster {}: correct the address of {to}", ClusterId(*its_cluster)));
     }
     if *member != to {
         return Err(format!("{member} lives at that address: correct the address of {to}"));
     }
-    match check_member(record, to, *incarnation) {
-        None => Ok(()),
-        Some(refusal) => Err(format!("it is not the {to} that joined ({})", refusal.name())),
+    if incarnation != 0 && *its_incarnation != incarnation && !mutant!("wiped-id") {
+        return Err(format!("it is not the {to} that joined (wrong incarnation)"));
     }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::Member;
 
     fn record() -> ClusterRecord {
-        ClusterRecord { cluster: 77, members: [(NodeId(1), 11), (NodeId(2), 22), (NodeId(3), 33)].into() }
+        let member = |id: u64| Member { incarnation: 11 * id, ..Member::at(format!("n{id}")) };
+        ClusterRecord { cluster: 77, members: [1, 2, 3].map(|id| (NodeId(id), member(id))).into() }
     }
 
     fn local() -> Identity {
@@ -312,18 +422,36 @@ mod tests {
         [NodeId(1), NodeId(2), NodeId(3)].into()
     }
 
+    /// n1 and n3 are members, n4 with a disk that is not known; n8 was one.
+    fn members() -> Members {
+        Members {
+            incarnations: [(NodeId(1), 11), (NodeId(3), 33), (NodeId(4), 0)].into(),
+            removed: [NodeId(8)].into(),
+            room: true,
+        }
+    }
+
     fn hello() -> Hello {
         Hello {
             cluster: Some(77),
             member: NodeId(1),
             incarnation: 11,
+            address: "n1".to_owned(),
             to: NodeId(2),
             purpose: Purpose::Messages,
         }
     }
 
-    fn refusal(local: &Identity, hello: &Hello) -> Refusal {
-        match judge(local, &listed(), hello, 1) {
+    fn answer(hello: &Hello) -> Answer {
+        judge(&local(), &Roster::Formed(members()), hello, 1)
+    }
+
+    fn refusal(hello: &Hello) -> Refusal {
+        refused(answer(hello))
+    }
+
+    fn refused(answer: Answer) -> Refusal {
+        match answer {
             Answer::Refuse(refusal) => refusal,
             other => panic!("not refused: {other:?}"),
         }
@@ -332,49 +460,102 @@ mod tests {
     #[test]
     fn a_peer_is_accepted_and_accepts() {
         for purpose in [Purpose::Messages, Purpose::Snapshot] {
-            let answer = judge(&local(), &listed(), &Hello { purpose, ..hello() }, 1);
+            let answer = answer(&Hello { purpose, ..hello() });
             assert_eq!(
                 answer,
                 Answer::Accept { protocol: 1, cluster: 77, member: NodeId(2), incarnation: 22 }
             );
-            assert_eq!(check_accept(&record(), NodeId(2), &answer), Ok(()));
+            for known in [22, 0] {
+                assert_eq!(check_accept(77, NodeId(2), known, &answer), Ok(()));
+            }
         }
     }
 
     #[test]
     fn each_mismatch_has_its_refusal() {
         let other = Hello { cluster: Some(78), ..hello() };
-        assert_eq!(refusal(&local(), &other), Refusal::WrongCluster { cluster: 77 });
+        assert_eq!(refusal(&other), Refusal::WrongCluster { cluster: 77 });
         let none = Hello { cluster: None, ..hello() };
-        assert_eq!(refusal(&local(), &none), Refusal::WrongCluster { cluster: 77 });
+        assert_eq!(refusal(&none), Refusal::WrongCluster { cluster: 77 });
         let misdirected = Hello { to: NodeId(3), ..hello() };
-        assert_eq!(refusal(&local(), &misdirected), Refusal::WrongMember { member: NodeId(2) });
-        let stranger = Hello { member: NodeId(4), ..hello() };
-        assert_eq!(refusal(&local(), &stranger), Refusal::UnknownMember);
+        assert_eq!(refusal(&misdirected), Refusal::WrongMember { member: NodeId(2) });
         let wiped = Hello { incarnation: 12, ..hello() };
-        assert_eq!(refusal(&local(), &wiped), Refusal::WrongIncarnation { expected: 11 });
+        assert_eq!(refusal(&wiped), Refusal::WrongIncarnation { expected: 11 });
+        let removed = Hello { member: NodeId(8), ..hello() };
+        assert_eq!(refusal(&removed), Refusal::Removed);
         let unformed = Identity { cluster: None, ..local() };
-        assert_eq!(refusal(&unformed, &hello()), Refusal::NotFormed);
+        for roster in [Roster::Forming(listed()), Roster::Joining] {
+            assert_eq!(refused(judge(&unformed, &roster, &hello(), 1)), Refusal::NotFormed);
+        }
     }
 
     #[test]
-    fn who_is_not_a_peer_any_more_is_unknown() {
-        let answer = judge(&local(), &[NodeId(2), NodeId(3)].into(), &hello(), 1);
-        assert_eq!(answer, Answer::Refuse(Refusal::UnknownMember));
+    fn one_that_is_not_known_yet_is_heard_while_there_is_room() {
+        let stranger = Hello { member: NodeId(5), ..hello() };
+        assert!(matches!(answer(&stranger), Answer::Accept { .. }));
+        let full = Roster::Formed(Members { room: false, ..members() });
+        assert_eq!(refused(judge(&local(), &full, &stranger, 1)), Refusal::Crowded);
+        assert!(matches!(judge(&local(), &full, &hello(), 1), Answer::Accept { .. }), "a member always is");
+        let foreign = Hello { cluster: Some(78), ..stranger };
+        assert_eq!(refusal(&foreign), Refusal::WrongCluster { cluster: 77 });
     }
 
     #[test]
-    fn the_record_goes_only_to_the_disk_that_is_in_it() {
-        let ask = Hello { cluster: None, purpose: Purpose::Formation { listed: listed() }, ..hello() };
-        assert_eq!(judge(&local(), &listed(), &ask, 1), Answer::Formed(record()));
-        let wiped = Hello { incarnation: 12, ..ask.clone() };
-        assert_eq!(refusal(&local(), &wiped), Refusal::WrongIncarnation { expected: 11 });
-        let stranger = Hello { member: NodeId(9), ..ask.clone() };
-        assert_eq!(refusal(&local(), &stranger), Refusal::UnknownMember);
-        let formed_elsewhere = Hello { cluster: Some(5), ..ask.clone() };
-        assert_eq!(refusal(&local(), &formed_elsewhere), Refusal::WrongCluster { cluster: 77 });
+    fn a_disk_that_is_not_known_may_be_any_and_one_that_is_leaving_is_a_member_still() {
+        assert!(matches!(answer(&Hello { member: NodeId(4), ..hello() }), Answer::Accept { .. }));
+        let mut leaving = members();
+        leaving.removed.insert(NodeId(1));
+        let roster = Roster::Formed(leaving);
+        assert!(matches!(judge(&local(), &roster, &hello(), 1), Answer::Accept { .. }));
+    }
+
+    #[test]
+    fn the_record_goes_only_to_the_disk_that_is_in_the_configuration() {
+        for purpose in [Purpose::Formation { listed: listed() }, Purpose::Join] {
+            let ask = Hello { cluster: None, purpose, ..hello() };
+            assert_eq!(answer(&ask), Answer::Formed(record()));
+            let added = Hello { member: NodeId(3), incarnation: 33, ..ask.clone() };
+            assert_eq!(answer(&added), Answer::Formed(record()));
+            let wiped = Hello { incarnation: 12, ..ask.clone() };
+            assert_eq!(refusal(&wiped), Refusal::WrongIncarnation { expected: 11 });
+            let stranger = Hello { member: NodeId(9), ..ask.clone() };
+            assert_eq!(refusal(&stranger), Refusal::UnknownMember);
+            let removed = Hello { member: NodeId(8), ..ask.clone() };
+            assert_eq!(refusal(&removed), Refusal::Removed);
+            let formed_elsewhere = Hello { cluster: Some(5), ..ask.clone() };
+            assert_eq!(refusal(&formed_elsewhere), Refusal::WrongCluster { cluster: 77 });
+        }
+    }
+
+    #[test]
+    fn a_node_without_a_cluster_says_what_it_waits_for() {
         let unformed = Identity { cluster: None, ..local() };
-        assert_eq!(judge(&unformed, &listed(), &ask, 1), Answer::Empty { incarnation: 22, listed: listed() });
+        let forms = Hello { cluster: None, purpose: Purpose::Formation { listed: listed() }, ..hello() };
+        let joins = Hello { cluster: None, purpose: Purpose::Join, ..hello() };
+        let forming = Roster::Forming(listed());
+        let empty = Answer::Empty { incarnation: 22, listed: listed() };
+        assert_eq!(judge(&unformed, &forming, &forms, 1), empty);
+        assert_eq!(refused(judge(&unformed, &forming, &joins, 1)), Refusal::NotFormed);
+        assert_eq!(
+            refused(judge(&unformed, &Roster::Joining, &forms, 1)),
+            Refusal::Joining,
+            "it forms nothing"
+        );
+        assert_eq!(refused(judge(&unformed, &Roster::Joining, &joins, 1)), Refusal::NotFormed);
+    }
+
+    #[test]
+    fn anyone_is_told_who_lives_here() {
+        let ask =
+            Hello { cluster: None, member: NodeId(9), to: NodeId(7), purpose: Purpose::Probe, ..hello() };
+        let probe =
+            Probe { member: NodeId(2), incarnation: 22, cluster: Some(77), empty: false, joining: false };
+        assert_eq!(answer(&ask), Answer::Probed(probe.clone()));
+        let unformed = Identity { cluster: None, log_created: false, ..local() };
+        let empty = Probe { cluster: None, empty: true, ..probe };
+        assert_eq!(judge(&unformed, &Roster::Forming(listed()), &ask, 1), Answer::Probed(empty.clone()));
+        let joining = Probe { joining: true, ..empty };
+        assert_eq!(judge(&unformed, &Roster::Joining, &ask, 1), Answer::Probed(joining));
     }
 
     #[test]
@@ -392,7 +573,7 @@ mod tests {
             (accept(77, 2, 22, 2), "protocol 2"),
             (Answer::Formed(record()), "not asked"),
         ] {
-            let error = check_accept(&record(), NodeId(2), &answer).unwrap_err();
+            let error = check_accept(77, NodeId(2), 22, &answer).unwrap_err();
             assert!(error.contains(word), "{error}");
         }
     }
@@ -423,6 +604,9 @@ mod tests {
             Refusal::WrongMember { member: NodeId(3) },
             Refusal::UnknownMember,
             Refusal::WrongIncarnation { expected: 7 },
+            Refusal::Removed,
+            Refusal::Crowded,
+            Refusal::Joining,
         ] {
             let line = refusal.explain(NodeId(1), NodeId(2));
             assert!(line.contains("n2") || line.contains("n1"), "{line}");

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use serde::{Deserialize, Serialize};
 use tokio::io::{ReadHalf, WriteHalf};
+use tokio::sync::oneshot;
 
 use super::dial::{DialError, Dialled, dial};
 use super::handshake::{Purpose, Refusal, check_accept};
@@ -63,6 +64,10 @@ pub(super) struct Link {
     backoff: Backoff,
     /// Whether the event loop was told that the peer cannot be reached, and nothing better since.
     told_unreachable: bool,
+    /// Whether the event loop was told that the peer is connected, and nothing worse since.
+    told_connected: bool,
+    /// Told when the first attempt to connect has ended, well or badly.
+    tried: Option<oneshot::Sender<()>>,
 }
 
 impl Link {
@@ -72,9 +77,10 @@ impl Link {
         address: String,
         outbox: Arc<Outbox>,
         seed: u64,
+        tried: Option<oneshot::Sender<()>>,
     ) -> Self {
         let backoff = Backoff::new(shared.options.backoff_min, shared.options.backoff_max, seed);
-        Self { shared, to, address, outbox, backoff, told_unreachable: false }
+        Self { shared, to, address, outbox, backoff, told_unreachable: false, told_connected: false, tried }
     }
 
     /// Dials and sends until dropped.
@@ -95,6 +101,7 @@ impl Link {
                 }
                 Err(error) => self.log(&error),
             }
+            self.tried();
             if !self.tell_unreachable().await {
                 return;
             }
@@ -104,9 +111,10 @@ impl Link {
 
     async fn connect(&self) -> Result<Dialled, DialError> {
         let hello = self.shared.hello(self.to, Purpose::Messages);
-        let Shared { clock, net, options, record, .. } = &*self.shared;
+        let Shared { clock, net, options, record, directory, .. } = &*self.shared;
         let dialled = dial(&**clock, &**net, &self.address, &hello, options).await?;
-        check_accept(record, self.to, &dialled.answer).map_err(DialError::Mismatch)?;
+        check_accept(record.cluster, self.to, directory.incarnation(self.to), &dialled.answer)
+            .map_err(DialError::Mismatch)?;
         Ok(dialled)
     }
 
@@ -115,30 +123,58 @@ impl Link {
         tracing::debug!(peer = %self.to, address = self.address, "connected");
         self.outbox.open();
         self.told_unreachable = false;
-        if self.tell(Incoming::Connected(self.to)).await.is_err() {
-            return Ended::Gone;
+        if let Err(gone) = self.tell_connected(true).await {
+            return gone;
         }
+        self.tried();
         let ended = match self.pump(stream.reader, stream.writer).await {
             Err(ended) => ended,
             Ok(never) => match never {},
         };
         self.outbox.close();
-        match self.tell(Incoming::Disconnected(self.to)).await {
+        match self.tell_connected(false).await {
             Ok(()) => ended,
             Err(gone) => gone,
         }
     }
 
+    /// The first attempt is over.
+    fn tried(&mut self) {
+        if let Some(tried) = self.tried.take() {
+            // Whoever asked may be gone.
+            let _ = tried.send(());
+        }
+    }
+
+    /// Tells the event loop how it stands with the peer, unless that is what it was told last.
+    async fn tell_connected(&mut self, connected: bool) -> Result<(), Ended> {
+        if std::mem::replace(&mut self.told_connected, connected) == connected {
+            return Ok(());
+        }
+        let to = self.to;
+        self.tell(if connected { Incoming::Connected(to) } else { Incoming::Disconnected(to) }).await
+    }
+
+    /// Hears of the stream that comes from the peer: the end of that one, too, may be the end of the peer.
+    async fn on_turn(&mut self) -> Result<(), Ended> {
+        let (theirs_broke, retell) = self.outbox.take_turn();
+        if retell {
+            self.told_connected = false;
+        }
+        self.tell_connected(!theirs_broke).await
+    }
+
     /// Moves what is queued into the stream.
     async fn pump(
-        &self,
+        &mut self,
         mut reader: FrameReader<ReadHalf<BoxStream>>,
         mut writer: WriteHalf<BoxStream>,
     ) -> Result<std::convert::Infallible, Ended> {
         let (mut control, mut appends) = (BytesMut::new(), BytesMut::new());
         let mut watch = Watch::new(&self.shared);
+        let outbox = Arc::clone(&self.outbox);
         loop {
-            if self.outbox.take(&mut control, &mut appends).report_loss {
+            if outbox.take(&mut control, &mut appends).report_loss {
                 tracing::debug!(peer = %self.to, "the queue was full: messages were dropped");
                 self.tell(Incoming::Unreachable(self.to)).await?;
             }
@@ -147,8 +183,9 @@ impl Link {
                 tokio::select! {
                     biased;
                     pong = reader.read::<Pong>() => watch.heard(pong)?,
-                    () = watch.ticker.tick() => watch.ticked(&self.outbox, false)?,
-                    () = self.outbox.pushed() => {}
+                    () = watch.ticker.tick() => watch.ticked(&outbox, false)?,
+                    () = outbox.turned() => self.on_turn().await?,
+                    () = outbox.pushed() => {}
                 }
                 continue;
             }
@@ -158,7 +195,8 @@ impl Link {
                 tokio::select! {
                     biased;
                     pong = reader.read::<Pong>() => watch.heard(pong)?,
-                    () = watch.ticker.tick() => watch.ticked(&self.outbox, true)?,
+                    () = watch.ticker.tick() => watch.ticked(&outbox, true)?,
+                    () = outbox.turned() => self.on_turn().await?,
                     written = write_some(&mut writer, &mut out, &mut unflushed) => {
                         written.map_err(FrameError::Io)?;
                         watch.stalled_ticks = 0;

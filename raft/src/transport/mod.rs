@@ -25,7 +25,7 @@
 //! # What is deliberately absent
 //!
 //! Encryption (its own issue); compression; resending; acknowledgement of messages; membership (the driver tells by
-//! [`Transport::set_peer`] and [`Transport::remove_peer`] who is a peer).
+//! [`Transport::set_members`] what the configuration is).
 //!
 //! # Bounds
 //!
@@ -46,7 +46,7 @@ use std::time::Duration;
 
 use crate::blocking::{Lane, SharedBlocking};
 use crate::clock::SharedClock;
-use crate::core::{LogId, Message, NodeId, SnapshotOutcome, Term};
+use crate::core::{Configuration, LogId, Message, NodeId, SnapshotOutcome, Term};
 use crate::identity::{ClusterRecord, Identity};
 use crate::net::{Listener, SharedNet};
 use crate::random::SplitMix;
@@ -54,6 +54,7 @@ use crate::snapshot::{SnapshotDir, SnapshotFile};
 
 mod accept;
 pub(crate) mod dial;
+mod directory;
 pub mod handshake;
 mod inbox;
 mod link;
@@ -68,6 +69,9 @@ pub(crate) mod testing;
 mod tests;
 mod transfer;
 
+pub use dial::probe;
+use directory::{Directory, Way};
+pub use handshake::Probe;
 use inbox::InboxSender;
 pub use inbox::IncomingReceiver;
 use outbox::Outbox;
@@ -101,6 +105,9 @@ pub struct PeerOptions {
     pub incoming_bytes_max: usize,
     /// How many streams may be open whose other end has not said who it is.
     pub handshakes_max: usize,
+    /// How many bytes of snapshots are sent in a second, to all peers together, so that they do not take the network
+    /// and the disk from the log. 0: as many as will go.
+    pub snapshot_bytes_per_second: u64,
 }
 
 impl Default for PeerOptions {
@@ -117,6 +124,7 @@ impl Default for PeerOptions {
             incoming_messages_max: 1024,
             incoming_bytes_max: 64 << 20,
             handshakes_max: 64,
+            snapshot_bytes_per_second: 128 << 20,
         }
     }
 }
@@ -132,8 +140,12 @@ pub struct TransportConfig {
     pub blocking: SharedBlocking,
     /// Who this node is. The cluster must be formed.
     pub identity: Identity,
-    /// Every peer's address. This node's own, if it is there, is ignored.
-    pub peers: BTreeMap<NodeId, String>,
+    /// Where this node's peers reach it: told to those that may not know it yet.
+    pub address: String,
+    /// The newest configuration that this node knows.
+    pub configuration: Configuration,
+    /// As for [`Transport::set_members`].
+    pub overrides: BTreeMap<NodeId, String>,
     /// Where snapshots lie.
     pub snapshots: Arc<SnapshotDir>,
     /// Limits and patience.
@@ -168,9 +180,11 @@ pub enum Incoming {
         /// The last entry that the snapshot includes.
         last: LogId,
     },
-    /// Messages to this peer are being delivered from now on.
+    /// Messages to this peer are being delivered from now on, and as far as is known its messages arrive. May be said
+    /// again when a peer that was heard before becomes a member.
     Connected(NodeId),
-    /// The stream *to* this peer broke; [`Unreachable`](Self::Unreachable) follows.
+    /// A stream broke, the one to this peer or the one from it: most likely its process is gone. Said once, and at
+    /// once. If it was the one to the peer, [`Unreachable`](Self::Unreachable) follows.
     Disconnected(NodeId),
 }
 
@@ -182,11 +196,12 @@ pub(crate) struct Shared {
     lane: Arc<dyn Lane>,
     reception: Reception,
     record: ClusterRecord,
+    /// Where this node is reached.
+    address: String,
     options: PeerOptions,
     snapshots: Arc<SnapshotDir>,
     inbox: InboxSender,
-    /// Who may connect: the peers as the driver named them.
-    admitted: Mutex<BTreeSet<NodeId>>,
+    directory: Directory,
     streams: accept::Streams,
     receiving: receive::Slot,
 }
@@ -200,39 +215,17 @@ impl Shared {
     /// How this node introduces itself to `to`.
     fn hello(&self, to: NodeId, purpose: handshake::Purpose) -> handshake::Hello {
         let Identity { member, incarnation, .. } = *self.reception.local();
-        handshake::Hello { cluster: Some(self.record.cluster), member, incarnation, to, purpose }
-    }
-
-    /// The members that this node knows of, itself included.
-    fn listed(&self) -> BTreeSet<NodeId> {
-        let mut listed = self.admitted().clone();
-        listed.insert(self.member());
-        listed
-    }
-
-    fn admitted(&self) -> MutexGuard<'_, BTreeSet<NodeId>> {
-        self.admitted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Lets a peer connect.
-    fn admit(&self, peer: NodeId) {
-        self.admitted().insert(peer);
-    }
-
-    /// Lets a peer connect no more, and closes the streams it has.
-    fn expel(&self, peer: NodeId) {
-        self.admitted().remove(&peer);
-        self.streams.close(peer);
-        self.receiving.close(peer);
+        let (cluster, address) = (Some(self.record.cluster), self.address.clone());
+        handshake::Hello { cluster, member, incarnation, address, to, purpose }
     }
 }
 
 /// One peer, as far as sending goes.
 struct Peer {
+    /// Empty if it is not known: then nothing is sent.
     address: String,
-    outbox: Arc<Outbox>,
     /// Dials and writes. Dropping it ends it.
-    _link: Task,
+    link: Option<Task>,
     /// The snapshot on its way, if any.
     transfer: Option<send::Transfer>,
 }
@@ -259,7 +252,8 @@ impl Transport {
     /// If the cluster is not formed yet: see [`formation::form`](crate::formation::form).
     #[must_use]
     pub fn start(config: TransportConfig, listener: Box<dyn Listener>) -> (Self, IncomingReceiver) {
-        let TransportConfig { clock, net, blocking, identity, peers, snapshots, options, seed } = config;
+        let TransportConfig { clock, net, blocking, identity, address, snapshots, options, seed, .. } =
+            config;
         let Some(record) = identity.cluster.clone() else {
             panic!("the transport of {} was started before its cluster was formed", identity.member);
         };
@@ -267,41 +261,36 @@ impl Transport {
         let shared = Arc::new(Shared {
             lane: blocking.lane("transfers"),
             reception: Reception::new(Arc::clone(&clock), identity, &options),
-            admitted: Mutex::default(),
+            directory: Directory::default(),
             streams: accept::Streams::default(),
             receiving: receive::Slot::default(),
             clock,
             net,
             record,
+            address,
             options,
             snapshots,
             inbox,
         });
-        let accept = Task::spawn(accept::run(Arc::clone(&shared), listener));
         let transport = Self {
-            shared,
+            shared: Arc::clone(&shared),
             peers: Mutex::new(Peers {
                 by_id: BTreeMap::new(),
-                accept: Some(accept),
+                accept: Some(Task::spawn(accept::run(shared, listener))),
                 strays: Tasks::default(),
                 random: SplitMix::derived(seed, 0x7265_6164),
             }),
         };
-        for (id, address) in peers {
-            transport.set_peer(id, address);
-        }
+        transport.set_members(&config.configuration, &config.overrides, &BTreeSet::new());
         (transport, receiver)
     }
 
     /// Queues a message for `message.to`. Never waits; what cannot be queued is dropped.
     ///
-    /// A message to someone who is not a peer is dropped silently: the configuration may be ahead of
-    /// [`set_peer`](Self::set_peer).
+    /// A message to someone who is neither a member nor has a stream to this node is dropped silently: the
+    /// configuration may be ahead of [`set_members`](Self::set_members).
     pub fn send(&self, message: Message) {
-        let peers = self.lock();
-        if let Some(peer) = peers.by_id.get(&message.to) {
-            peer.outbox.push(&message);
-        }
+        self.shared.directory.with_outbox(message.to, |outbox| outbox.push(&message));
     }
 
     /// Sends a snapshot to `to`, in the name of the leader of `term`, on a stream of its own. A transfer to the same
@@ -320,29 +309,87 @@ impl Transport {
         peer.transfer = Some(send::start(Arc::clone(&self.shared), order, before));
     }
 
-    /// Adds a peer, or changes its address; its connection is then made anew.
-    pub fn set_peer(&self, id: NodeId, address: String) {
-        if id == self.shared.member() {
-            return;
-        }
+    /// Takes over a configuration: dials its members, lets them in and nobody else, except strangers of the same
+    /// cluster (see the [handshake]).
+    ///
+    /// A member is dialled at its address in `overrides`, which is what this node's own configuration file says, or
+    /// else at the one in the configuration. A peer whose address is another now is dialled anew.
+    ///
+    /// Those in `retain` are peers still, though the configuration names them no more: they are leaving, and get the
+    /// entries up to the one that removes them. All others that are members no longer are let go: their streams are
+    /// closed in both directions, and those that were removed are told so from now on.
+    pub fn set_members(
+        &self,
+        configuration: &Configuration,
+        overrides: &BTreeMap<NodeId, String>,
+        retain: &BTreeSet<NodeId>,
+    ) {
         let mut peers = self.lock();
-        if peers.accept.is_none() || peers.by_id.get(&id).is_some_and(|p| p.address == address) {
+        if peers.accept.is_none() {
             return;
         }
-        let seed = peers.random.draw();
-        let outbox = Arc::new(Outbox::new(&self.shared.options));
-        let link = link::Link::new(Arc::clone(&self.shared), id, address.clone(), Arc::clone(&outbox), seed);
-        let transfer = peers.by_id.remove(&id).and_then(|p| p.transfer);
-        peers.by_id.insert(id, Peer { address, outbox, _link: Task::spawn(link.run()), transfer });
+        let mut wanted = BTreeMap::new();
+        let mut incarnations = BTreeMap::new();
+        let members = configuration.members();
+        for id in members.union(retain).copied().filter(|id| *id != self.shared.member()) {
+            let known = configuration.nodes.get(&id);
+            let current = peers.by_id.get(&id).map(|peer| peer.address.as_str());
+            let address = overrides.get(&id).map(String::as_str);
+            let address = address.or(known.map(|member| member.address.as_str())).or(current);
+            wanted.insert(id, address.unwrap_or_default().to_owned());
+            let incarnation = known.map(|member| member.incarnation);
+            incarnations.insert(id, incarnation.unwrap_or_else(|| self.shared.directory.incarnation(id)));
+        }
+        let gone: Vec<Peer> = peers
+            .by_id
+            .extract_if(.., |id, _| !wanted.contains_key(id))
+            .map(|(id, peer)| {
+                self.shared.directory.remove_outbox(id);
+                peer
+            })
+            .collect();
+        let expelled = self.shared.directory.update(incarnations, configuration.removed.clone());
+        for id in expelled {
+            self.shared.streams.close(id);
+            self.shared.receiving.close(id);
+            if !wanted.contains_key(&id) {
+                drop(self.shared.directory.take_stranger(id));
+            }
+        }
+        for (id, address) in wanted {
+            self.connect(&mut peers, id, address);
+        }
         drop(peers);
-        self.shared.admit(id);
+        drop(gone);
     }
 
-    /// Forgets a peer: its streams are closed, in both directions, and it is refused from now on.
-    pub fn remove_peer(&self, id: NodeId) {
-        let removed = self.lock().by_id.remove(&id);
-        self.shared.expel(id);
-        drop(removed);
+    /// Sees to it that `id` is dialled at `address`.
+    fn connect(&self, peers: &mut Peers, id: NodeId, address: String) {
+        if peers.by_id.get(&id).is_some_and(|peer| peer.address == address) {
+            return;
+        }
+        let transfer = peers.by_id.remove(&id).and_then(|peer| peer.transfer);
+        let directory = &self.shared.directory;
+        let seed = peers.random.draw();
+        let way = directory.take_stranger(id).filter(|way| way.address == address);
+        let link = match way {
+            _ if address.is_empty() => {
+                directory.remove_outbox(id);
+                None
+            }
+            Some(Way { outbox, link, .. }) => {
+                directory.set_outbox(id, Arc::clone(&outbox));
+                outbox.retell();
+                Some(link)
+            }
+            None => {
+                let outbox = Arc::new(Outbox::new(&self.shared.options));
+                directory.set_outbox(id, Arc::clone(&outbox));
+                let link = link::Link::new(Arc::clone(&self.shared), id, address.clone(), outbox, seed, None);
+                Some(Task::spawn(link.run()))
+            }
+        };
+        peers.by_id.insert(id, Peer { address, link, transfer });
     }
 
     /// Ends every task and closes every stream and the listener. Nothing is received afterwards.
@@ -356,7 +403,9 @@ impl Transport {
             accept.end().await;
         }
         for peer in by_id.into_values() {
-            peer._link.end().await;
+            if let Some(link) = peer.link {
+                link.end().await;
+            }
             if let Some(transfer) = peer.transfer {
                 transfer.end().await;
             }

@@ -30,6 +30,8 @@ const SPARE_BYTES_MAX: usize = 2 * BATCH_BYTES;
 pub(super) struct Outbox {
     state: Mutex<State>,
     wake: Notify,
+    /// Something about the peer has changed that the event loop may have to hear.
+    turned: Notify,
     appends_max: usize,
     append_bytes_max: usize,
     frame_bytes_max: u32,
@@ -41,6 +43,10 @@ struct State {
     /// to come back is stale by then.
     open: bool,
     loss: Loss,
+    /// Whether the stream that came from the peer has broken, and no other come since ours was made.
+    theirs_broke: bool,
+    /// Whether the event loop is to be told again how things stand.
+    retell: bool,
     control: Batch,
     appends: VecDeque<Batch>,
     append_messages: usize,
@@ -75,6 +81,7 @@ impl Outbox {
         Self {
             state: Mutex::default(),
             wake: Notify::new(),
+            turned: Notify::new(),
             appends_max: options.queue_messages_max.max(1),
             append_bytes_max: options.queue_bytes_max.max(1),
             frame_bytes_max: options.frame_bytes_max,
@@ -176,6 +183,29 @@ impl Outbox {
     /// Waits until something was pushed since the last wait. May be cancelled without losing the news.
     pub(super) async fn pushed(&self) {
         self.wake.notified().await;
+    }
+
+    /// The stream from the peer to this node broke, or another one came.
+    pub(super) fn turn(&self, theirs_broke: bool) {
+        self.lock().theirs_broke = theirs_broke;
+        self.turned.notify_one();
+    }
+
+    /// Lets the event loop be told again how things stand: it may not have cared so far.
+    pub(super) fn retell(&self) {
+        self.lock().retell = true;
+        self.turned.notify_one();
+    }
+
+    /// Waits until one of these two was called. May be cancelled without losing the news.
+    pub(super) async fn turned(&self) {
+        self.turned.notified().await;
+    }
+
+    /// Whether the stream from the peer is broken, and whether all is to be told again.
+    pub(super) fn take_turn(&self) -> (bool, bool) {
+        let mut state = self.lock();
+        (state.theirs_broke, std::mem::take(&mut state.retell))
     }
 
     /// From now on messages are kept. What was there before is gone.

@@ -2,7 +2,6 @@
 //!
 //! A stranger costs little: its hello is short and has a deadline, and only so many strangers are heard at a time.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +10,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::PeerOptions;
 use super::handshake::{
-    Answer, Greeting, HELLO_BYTES_MAX, Hello, PROTOCOL_MAX, PROTOCOL_MIN, Refusal, judge, read_hello,
-    write_answer,
+    Answer, Greeting, HELLO_BYTES_MAX, Hello, PROTOCOL_MAX, PROTOCOL_MIN, Purpose, Refusal, Roster, judge,
+    read_hello, write_answer,
 };
 use super::support::{LogLimiter, Topic};
 use crate::clock::{SharedClock, sleep, timeout};
@@ -97,14 +96,14 @@ impl Reception {
 
     /// Hears and answers a stranger. `None` if that was all: it was refused, or not understood, or silent.
     ///
-    /// `listed` are the members that this node knows of.
+    /// `roster` is asked for those who are let in when the hello is there.
     pub(crate) async fn greet(
         &self,
         stranger: Stranger,
-        listed: &BTreeSet<NodeId>,
+        roster: impl Fn() -> Roster,
     ) -> Option<(Hello, Accepted)> {
         let Stranger { stream, remote, _place } = stranger;
-        match timeout(&*self.clock, self.handshake_timeout, self.converse(stream, &remote, listed)).await {
+        match timeout(&*self.clock, self.handshake_timeout, self.converse(stream, &remote, roster)).await {
             Ok(accepted) => accepted,
             Err(_) => {
                 self.warn((0, "accepting", "slow"), || {
@@ -119,7 +118,7 @@ impl Reception {
         &self,
         stream: BoxStream,
         remote: &str,
-        listed: &BTreeSet<NodeId>,
+        roster: impl Fn() -> Roster,
     ) -> Option<(Hello, Accepted)> {
         let (reader, mut writer) = tokio::io::split(stream);
         let mut reader = FrameReader::new(reader, HELLO_BYTES_MAX);
@@ -144,7 +143,7 @@ impl Reception {
                 return None;
             }
         };
-        let answer = judge(&self.local, listed, &hello, protocol);
+        let answer = judge(&self.local, &roster(), &hello, protocol);
         let said = write_answer(&mut writer, &answer).await;
         if let Answer::Refuse(refusal) = &answer {
             self.log_refusal(&hello, remote, refusal);
@@ -156,9 +155,10 @@ impl Reception {
     }
 
     fn log_refusal(&self, hello: &Hello, remote: &str, refusal: &Refusal) {
-        if matches!(refusal, Refusal::NotFormed) {
-            // Expected of every member that learns of the cluster a moment later than the others.
-            tracing::debug!(from = %hello.member, remote, "a member connected before the cluster is known here");
+        if matches!(refusal, Refusal::NotFormed) || matches!(hello.purpose, Purpose::Join) {
+            // Expected of every member that learns of the cluster a moment later than the others, and of one that
+            // waits to be added; the latter's own log says what is missing.
+            tracing::debug!(from = %hello.member, remote, "a member connected too early");
             return;
         }
         self.warn((hello.member.0, "accepting", refusal.name()), || {

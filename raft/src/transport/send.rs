@@ -109,7 +109,8 @@ async fn attempt(shared: &Shared, order: &Order) -> Result<(), Fault> {
     let hello = shared.hello(order.to, Purpose::Snapshot);
     let dialled = dial(&*shared.clock, &*shared.net, &order.address, &hello, &shared.options).await;
     let Dialled { reader, writer, answer } = dialled.map_err(Fault::Dial)?;
-    check_accept(&shared.record, order.to, &answer).map_err(|why| Fault::Dial(DialError::Mismatch(why)))?;
+    check_accept(shared.record.cluster, order.to, shared.directory.incarnation(order.to), &answer)
+        .map_err(|why| Fault::Dial(DialError::Mismatch(why)))?;
     let transfer = order.transfer_id;
     let mut pipe = Pipe {
         reader,

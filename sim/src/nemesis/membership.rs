@@ -135,9 +135,16 @@ impl Nemesis {
     async fn probe(&self, leader: u8, node: u8) -> Result<(NodeId, raft::core::Member), AdminError> {
         let seams = self.cluster.seams(leader);
         let member = self.cluster.member(node, 0);
-        let later = |why: String| AdminError::Later(format!("n{node}: {why}"));
-        let probe =
-            raft::transport::probe(&seams, &member.address, id(node)).await.map_err(|e| later(e.to_string()))?;
+        let options = raft::transport::PeerOptions::default();
+        let probe = raft::transport::probe(
+            &*seams.clock,
+            &*seams.net,
+            &options,
+            id(leader),
+            &member.address,
+            id(node),
+        );
+        let probe = probe.await.map_err(|why| AdminError::Later(format!("n{node}: {why}")))?;
         Ok((id(node), self.cluster.member(node, probe.incarnation)))
     }
 

@@ -29,7 +29,7 @@ async fn rest(mut stream: BoxStream) -> Vec<u8> {
 #[tokio::test(start_paused = true)]
 async fn each_mismatch_is_refused_and_named() {
     let world = World::new();
-    let mut one = world.node(1).await;
+    let mut one = world.node_with(1, |config| config.configuration.removed = [NodeId(9)].into()).await;
     let (lines, _guard) = Lines::listen();
     let cases = [
         (
@@ -37,7 +37,16 @@ async fn each_mismatch_is_refused_and_named() {
             Refusal::WrongCluster { cluster: CLUSTER },
             "n1 is in cluster",
         ),
-        (Hello { member: NodeId(9), ..hello(2, 1) }, Refusal::UnknownMember, "n9 is not a member"),
+        (Hello { member: NodeId(9), ..hello(2, 1) }, Refusal::Removed, "n9 was removed"),
+        (
+            Hello {
+                member: NodeId(7),
+                purpose: Purpose::Formation { listed: BTreeSet::new() },
+                ..hello(2, 1)
+            },
+            Refusal::UnknownMember,
+            "n7 is not a member",
+        ),
         (
             Hello { incarnation: 5, ..hello(3, 1) },
             Refusal::WrongIncarnation { expected: 33 },
@@ -106,7 +115,7 @@ async fn swapped_addresses_are_noticed_by_the_dialler() {
     let world = World::new();
     let mut one = world
         .node_with(1, |config| {
-            config.peers.insert(NodeId(2), address(3));
+            config.overrides.insert(NodeId(2), address(3));
         })
         .await;
     let _three = world.node(3).await;
@@ -135,7 +144,7 @@ async fn who_answers_as_someone_else_gets_nothing() {
         let (lines, _guard) = Lines::listen();
         let world = World::new();
         let mut listener = world.net.listen("n2").await.unwrap();
-        let mut one = world.node_with(1, |config| drop(config.peers.remove(&NodeId(3)))).await;
+        let mut one = world.node_with(1, |config| config.configuration = of_members(1..=2)).await;
         let (stream, _) = listener.accept().await.unwrap();
         let (reader, mut writer) = tokio::io::split(stream);
         let mut reader = crate::codec::FrameReader::new(reader, HELLO_BYTES_MAX);

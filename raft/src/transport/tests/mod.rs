@@ -19,18 +19,28 @@ use super::testing::{CrashDisk, Inline, PausedClock, TestNet, settle, within};
 use super::*;
 use crate::clock::Clock;
 use crate::codec::encode_frame;
-use crate::core::{Entry, MessageBody, Payload};
+use crate::core::{Entry, Member, MessageBody, Payload};
 use crate::net::Net;
 
 const CLUSTER: u128 = 77;
 const LONG: Duration = Duration::from_secs(600);
 
 fn record() -> ClusterRecord {
-    ClusterRecord { cluster: CLUSTER, members: (1..=3).map(|id| (NodeId(id), id * 11)).collect() }
+    ClusterRecord { cluster: CLUSTER, members: (1..=3).map(|id| (NodeId(id), member(id))).collect() }
 }
 
 fn identity(id: u64) -> Identity {
     Identity { member: NodeId(id), incarnation: id * 11, cluster: Some(record()), log_created: true }
+}
+
+fn member(id: u64) -> Member {
+    Member { incarnation: id * 11, ..Member::at(address(id)) }
+}
+
+/// A configuration of these voters, each at its own address and with its own disk.
+fn of_members(ids: impl IntoIterator<Item = u64> + Clone) -> Configuration {
+    let nodes = ids.clone().into_iter().map(|id| (NodeId(id), member(id))).collect();
+    Configuration { nodes, ..Configuration::of_voters(ids.into_iter().map(NodeId)) }
 }
 
 /// `n1`, `n2`, ..: in the test network an address is a name.
@@ -64,7 +74,9 @@ impl World {
             net: self.net.clone(),
             blocking: Arc::new(Inline::default()),
             identity: identity(id),
-            peers: (1..=3).map(|id| (NodeId(id), address(id))).collect(),
+            address: address(id),
+            configuration: of_members(1..=3),
+            overrides: BTreeMap::new(),
             snapshots,
             options: PeerOptions::default(),
             seed: id,
@@ -141,8 +153,14 @@ impl Node {
 }
 
 fn hello(from: u64, to: u64) -> Hello {
-    let purpose = Purpose::Messages;
-    Hello { cluster: Some(CLUSTER), member: NodeId(from), incarnation: from * 11, to: NodeId(to), purpose }
+    Hello {
+        cluster: Some(CLUSTER),
+        member: NodeId(from),
+        incarnation: from * 11,
+        address: address(from),
+        to: NodeId(to),
+        purpose: Purpose::Messages,
+    }
 }
 
 fn heartbeat(from: u64, to: u64, round: u64) -> Message {
@@ -184,4 +202,11 @@ async fn trickle(world: &World, dialled: &mut Dialled, bytes: &[u8]) {
 async fn hung_up(dialled: &mut Dialled) {
     let end = async { while let Ok(Some(_)) = dialled.reader.read_body().await {} };
     within(LONG, end).await;
+}
+
+/// How much waits at `node` to be sent to another.
+fn outbox_bytes(node: &Node, to: u64) -> usize {
+    let mut bytes = None;
+    node.transport.shared.directory.with_outbox(NodeId(to), |outbox| bytes = Some(outbox.bytes()));
+    bytes.expect("a way to it")
 }

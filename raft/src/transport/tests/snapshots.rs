@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 
 use super::*;
 use crate::codec::FRAME_HEADER_BYTES;
-use crate::core::{Configuration, SnapshotMeta};
+use crate::core::SnapshotMeta;
 use crate::transport::testing::Lines;
 use crate::transport::transfer::{Frame, Reply};
 

@@ -56,11 +56,7 @@ async fn a_broken_stream_is_told_once_and_made_anew() {
         for i in 0..100 {
             one.transport.send(heartbeat(1, 2, i));
         }
-        assert_eq!(
-            one.transport.lock().by_id[&NodeId(2)].outbox.bytes(),
-            0,
-            "what would be stale is not kept"
-        );
+        assert_eq!(outbox_bytes(&one, 2), 0, "what would be stale is not kept");
         assert_eq!(one.next().await, Incoming::Connected(NodeId(2)), "nothing else is told in between");
         one.transport.send(heartbeat(1, 2, 1000 + round));
         assert_eq!(two.message().await, heartbeat(1, 2, 1000 + round), "what was sent meanwhile is gone");
@@ -309,7 +305,8 @@ async fn a_peer_can_move_and_leave() {
     let (config, _) = world.config(2);
     let listener = world.net.listen("elsewhere").await.unwrap();
     let (_transport, mut moved) = Transport::start(config, listener);
-    one.transport.set_peer(NodeId(2), "elsewhere".to_owned());
+    let moved_to = [(NodeId(2), "elsewhere".to_owned())].into();
+    one.transport.set_members(&of_members(1..=3), &moved_to, &BTreeSet::new());
     one.connected(2).await;
     one.transport.send(heartbeat(1, 2, 1));
     let mut told = Vec::new();
@@ -320,13 +317,14 @@ async fn a_peer_can_move_and_leave() {
     }
 
     let (lines, _guard) = Lines::listen();
-    one.transport.remove_peer(NodeId(2));
+    let without = Configuration { removed: [NodeId(2)].into(), ..of_members([1, 3]) };
+    one.transport.set_members(&without, &BTreeMap::new(), &BTreeSet::new());
     while within(LONG, moved.recv()).await.unwrap() != Incoming::Disconnected(NodeId(1)) {}
     crate::clock::sleep(&*world.clock, Duration::from_secs(5)).await;
     while let Ok(incoming) = moved.try_recv() {
         assert_ne!(incoming, Incoming::Connected(NodeId(1)));
     }
-    assert_eq!(lines.with("n2 is not a member of the cluster of n1").len(), 2, "both ends say so");
+    assert_eq!(lines.with("n2 was removed from the cluster of n1").len(), 2, "both ends say so");
     one.transport.send(heartbeat(1, 2, 2));
     assert!(
         one.gathered()
@@ -351,7 +349,7 @@ async fn shutdown_leaves_no_task_behind() {
         assert!(!matches!(incoming, Incoming::Message(_)));
     }
     one.transport.send(heartbeat(1, 2, 1));
-    one.transport.set_peer(NodeId(2), "n2".to_owned());
+    one.transport.set_members(&of_members(1..=2), &BTreeMap::new(), &BTreeSet::new());
     drop(two);
     drop(one);
     settle().await;

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::blocking::RealBlocking;
 use crate::clock::{RealClock, sleep, timeout};
-use crate::core::{Configuration, SnapshotMeta};
+use crate::core::SnapshotMeta;
 use crate::disk::RealDisk;
 use crate::net::RealNet;
 
@@ -92,7 +92,9 @@ fn real_node(id: u64, peer: &str, listener: Box<dyn Listener>) -> RealNode {
         net: Arc::new(RealNet),
         blocking: Arc::new(RealBlocking),
         identity: identity(id),
-        peers: [(NodeId(3 - id), peer.to_owned())].into(),
+        address: listener.local_address(),
+        configuration: of_members(1..=2),
+        overrides: [(NodeId(3 - id), peer.to_owned())].into(),
         snapshots: Arc::clone(&snapshots),
         options: PeerOptions { backoff_max: Duration::from_millis(50), ..PeerOptions::default() },
         seed: id,
