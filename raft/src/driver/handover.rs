@@ -138,3 +138,81 @@ impl HandOvers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Answer = oneshot::Receiver<Result<NodeId, HandOverError>>;
+
+    const ME: NodeId = NodeId(1);
+    const TO: NodeId = NodeId(2);
+
+    fn begun() -> (HandOvers, Answer) {
+        let mut hand_overs = HandOvers::new(ME, 10);
+        let (waiter, answer) = oneshot::channel();
+        hand_overs.wait(TO, waiter);
+        hand_overs.began(TO);
+        assert_eq!(hand_overs.target(), Some(TO));
+        (hand_overs, answer)
+    }
+
+    #[test]
+    fn a_hand_over_has_ended_when_another_node_leads() {
+        let (mut hand_overs, mut answer) = begun();
+        hand_overs.leader_changed(None);
+        assert!(answer.try_recv().is_err(), "nobody leads yet");
+        hand_overs.leader_changed(Some(TO));
+        assert_eq!(answer.try_recv().unwrap(), Ok(TO));
+        assert_eq!(hand_overs.target(), None);
+        let (mut hand_overs, mut answer) = begun();
+        hand_overs.leader_changed(Some(NodeId(3)));
+        assert_eq!(answer.try_recv().unwrap(), Ok(NodeId(3)), "who leads now, not who was to");
+    }
+
+    #[test]
+    fn a_hand_over_failed_when_the_core_says_so_or_this_node_leads_again() {
+        let (mut hand_overs, mut answer) = begun();
+        hand_overs.failed();
+        assert_eq!(answer.try_recv().unwrap(), Err(HandOverError::Failed { to: TO }));
+        let (mut hand_overs, mut answer) = begun();
+        hand_overs.leader_changed(None);
+        hand_overs.leader_changed(Some(ME));
+        assert_eq!(answer.try_recv().unwrap(), Err(HandOverError::Failed { to: TO }));
+    }
+
+    #[test]
+    fn nobody_waits_for_ever() {
+        let (mut hand_overs, mut answer) = begun();
+        hand_overs.leader_changed(None);
+        for _ in 0..19 {
+            hand_overs.tick();
+        }
+        assert!(answer.try_recv().is_err());
+        hand_overs.tick();
+        assert_eq!(answer.try_recv().unwrap(), Err(HandOverError::OutcomeUnknown { to: TO }));
+        let (mut hand_overs, mut answer) = begun();
+        hand_overs.stop();
+        assert_eq!(answer.try_recv().unwrap(), Err(HandOverError::Stopped));
+    }
+
+    #[test]
+    fn a_stop_waits_for_the_hand_over_but_for_an_election_timeout_at_most() {
+        let (mut hand_overs, _answer) = begun();
+        assert!(!hand_overs.is_time_to_stop(true), "nobody asked for it");
+        hand_overs.stop_when_over();
+        assert!(!hand_overs.is_time_to_stop(false));
+        assert!(hand_overs.is_time_to_stop(true), "another node leads, and nobody waits here");
+        for _ in 0..9 {
+            hand_overs.tick();
+        }
+        hand_overs.stop_when_over();
+        assert!(!hand_overs.is_time_to_stop(false));
+        hand_overs.tick();
+        assert!(hand_overs.is_time_to_stop(false), "asking twice does not make it longer");
+        let (mut hand_overs, _answer) = begun();
+        hand_overs.stop_when_over();
+        hand_overs.failed();
+        assert!(hand_overs.is_time_to_stop(false), "nobody will take over");
+    }
+}

@@ -154,3 +154,132 @@ pub(super) fn retained(raft: &Raft) -> BTreeSet<NodeId> {
     retained.retain(|id| !now.contains(*id));
     retained
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{Boot, Config, HardState, Term};
+
+    type Answer = oneshot::Receiver<Result<Configuration, MembershipError>>;
+
+    fn entry(term: u64, index: u64, payload: Payload) -> Entry {
+        Entry { term: Term(term), index: Index(index), payload }
+    }
+
+    fn of(voters: &[u64]) -> Configuration {
+        Configuration::of_voters(voters.iter().copied().map(NodeId))
+    }
+
+    fn joint(voters: &[u64], outgoing: &[u64]) -> Configuration {
+        Configuration { voters_outgoing: of(outgoing).voters, ..of(voters) }
+    }
+
+    fn begun(changes: &mut Changes, term: u64, index: u64) -> Answer {
+        let (waiter, answer) = oneshot::channel();
+        changes.insert(LogId::new(term, index), waiter);
+        answer
+    }
+
+    #[test]
+    fn a_change_is_done_when_the_final_configuration_is_committed_and_not_when_the_joint_one_is() {
+        let mut changes = Changes::new(10);
+        let mut answer = begun(&mut changes, 2, 5);
+        changes.committed(&entry(2, 4, Payload::Configuration(of(&[1, 2, 3]))));
+        assert!(answer.try_recv().is_err(), "that was an earlier change");
+        changes.committed(&entry(2, 5, Payload::Configuration(joint(&[1, 2, 4], &[1, 2, 3]))));
+        assert!(answer.try_recv().is_err(), "the joint configuration is the middle of it");
+        changes.committed(&entry(2, 6, Payload::Noop));
+        assert!(answer.try_recv().is_err());
+        changes.committed(&entry(3, 7, Payload::Configuration(of(&[1, 2, 4]))));
+        assert_eq!(answer.try_recv().unwrap(), Ok(of(&[1, 2, 4])), "a later leader may have ended it");
+    }
+
+    #[test]
+    fn another_entry_in_its_place_means_that_it_was_never_begun() {
+        let mut changes = Changes::new(10);
+        let mut answer = begun(&mut changes, 2, 5);
+        changes.committed(&entry(3, 5, Payload::Configuration(of(&[1, 2]))));
+        assert_eq!(answer.try_recv().unwrap(), Err(MembershipError::Superseded));
+    }
+
+    #[test]
+    fn a_snapshot_over_it_leaves_it_unknown_and_so_does_a_leadership_lost_for_long() {
+        let mut changes = Changes::new(2);
+        let mut answer = begun(&mut changes, 2, 5);
+        changes.forget_through(Index(4));
+        assert!(answer.try_recv().is_err());
+        changes.forget_through(Index(5));
+        assert_eq!(answer.try_recv().unwrap(), Err(MembershipError::OutcomeUnknown));
+
+        let mut answer = begun(&mut changes, 2, 6);
+        for leading in [true, false, false, false, true, false, false, false] {
+            changes.tick(leading);
+        }
+        assert!(answer.try_recv().is_err(), "never for two election timeouts on end");
+        changes.tick(false);
+        assert_eq!(answer.try_recv().unwrap(), Err(MembershipError::OutcomeUnknown));
+        let mut answer = begun(&mut changes, 2, 7);
+        changes.stop();
+        assert_eq!(answer.try_recv().unwrap(), Err(MembershipError::Stopped));
+    }
+
+    fn config(id: u64) -> Config {
+        Config {
+            id: NodeId(id),
+            election_timeout_ticks: 10,
+            heartbeat_ticks: 3,
+            append_bytes_max: 1 << 20,
+            inflight_messages_max: 64,
+            inflight_bytes_max: 1 << 20,
+            log_bytes_max: u64::MAX,
+            uncommitted_bytes_max: u64::MAX,
+            unapplied_bytes_max: u64::MAX,
+            hurried_election_ticks: 3,
+            reads_pending_max: 10,
+            seed: 1,
+        }
+    }
+
+    /// Node 1, with these configurations in its log, of which the first `applied` entries are applied.
+    fn booted(log: &[Configuration], applied: u64) -> (Raft, Vec<Entry>) {
+        let entries: Vec<_> =
+            log.iter().zip(1..).map(|(c, i)| entry(1, i, Payload::Configuration(c.clone()))).collect();
+        let formed = of(&[1, 2, 3]);
+        let configuration = match applied.checked_sub(1) {
+            Some(at) => log[at as usize].clone(),
+            None => formed,
+        };
+        let boot = Boot {
+            hard_state: HardState { term: Term(1), voted_for: None },
+            prev: LogId::ZERO,
+            entries: entries.clone(),
+            applied: if applied == 0 { LogId::ZERO } else { LogId::new(1, applied) },
+            configuration,
+        };
+        (Raft::new(config(1), boot).unwrap(), entries)
+    }
+
+    #[test]
+    fn at_boot_the_newest_configuration_of_the_log_counts_and_is_committed_only_if_applied() {
+        let log = [joint(&[1, 2, 4], &[1, 2, 3]), of(&[1, 2, 4])];
+        for (applied, index, committed) in [(0, 2, false), (1, 2, false), (2, 2, true)] {
+            let (raft, entries) = booted(&log, applied);
+            let id = if applied == 0 { LogId::ZERO } else { LogId::new(1, applied) };
+            let now = at_boot(&raft, id, &entries);
+            assert_eq!((now.index, now.committed), (Index(index), committed), "applied {applied}");
+            assert_eq!(*now.configuration, log[1]);
+        }
+        let (raft, entries) = booted(&[], 0);
+        let formed = at_boot(&raft, LogId::ZERO, &entries);
+        assert_eq!((formed.index, formed.committed), (Index(0), true));
+    }
+
+    #[test]
+    fn who_is_removed_is_still_reached_until_that_is_committed() {
+        let log = [joint(&[1, 2], &[1, 2, 3]), of(&[1, 2])];
+        let (raft, _) = booted(&log, 1);
+        assert_eq!(retained(&raft), BTreeSet::from([NodeId(3)]), "the committed configuration still has it");
+        let (raft, _) = booted(&log, 2);
+        assert_eq!(retained(&raft), BTreeSet::new());
+    }
+}

@@ -178,7 +178,7 @@ fn durability() {
 fn roles() {
     breaking(follower(), "n1 follows itself", |raft| {
         let timer = raft.shared.draw_timer();
-        raft.role = Role::Follower(Follower { leader: Some(NodeId(1)), timer });
+        raft.role = Role::Follower(Follower::new(Some(NodeId(1)), timer));
     });
     breaking(candidate(), "but voted for None", |raft| raft.shared.hard_state.voted_for = None);
     breaking(candidate(), "counts its own vote in 1 before it is durable", |raft| {
@@ -223,7 +223,7 @@ fn progress() {
 #[test]
 fn reads() {
     fn read(round: u64, index: u64) -> role::PendingRead {
-        role::PendingRead { context: 7, index: Index(index), round }
+        role::PendingRead { asker: None, context: 7, index: Index(index), round }
     }
     breaking(leader(), "round 1 confirmed, but 0 is the last one begun", |raft| {
         led(raft).reads.confirmed = 1;
