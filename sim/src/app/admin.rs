@@ -1,6 +1,5 @@
 //! What an operator can ask of a running node, whatever is replicated.
 
-use bytes::Bytes;
 use raft::clock::BoxFuture;
 use raft::core::{Change, ChangeError, Configuration, NodeId, TransferError};
 use raft::driver::{HandOverError, Membership, MembershipError, RaftHandle, ReadError};
@@ -30,15 +29,6 @@ pub trait Admin: Send + Sync {
     /// Changes the membership; ends with the configuration that is then committed.
     fn change(&self, changes: Vec<Change>) -> BoxFuture<'static, Result<Configuration, AdminError>>;
 
-    /// Adds a learner, after looking whether it is there.
-    fn add(
-        &self,
-        id: NodeId,
-        address: String,
-        context: Bytes,
-        joining: bool,
-    ) -> BoxFuture<'static, Result<Configuration, AdminError>>;
-
     /// Hands the leadership over; ends with the new leader.
     fn transfer(&self, to: Option<NodeId>) -> BoxFuture<'static, Result<NodeId, AdminError>>;
 
@@ -53,19 +43,6 @@ impl<R: Send + 'static> Admin for RaftHandle<R> {
     fn change(&self, changes: Vec<Change>) -> BoxFuture<'static, Result<Configuration, AdminError>> {
         let raft = self.clone();
         Box::pin(async move { raft.change_membership(changes).await.map_err(of_membership) })
-    }
-
-    fn add(
-        &self,
-        id: NodeId,
-        address: String,
-        context: Bytes,
-        joining: bool,
-    ) -> BoxFuture<'static, Result<Configuration, AdminError>> {
-        let raft = self.clone();
-        Box::pin(
-            async move { raft.add_member(id, address, context, joining).await.map_err(of_membership) },
-        )
     }
 
     fn transfer(&self, to: Option<NodeId>) -> BoxFuture<'static, Result<NodeId, AdminError>> {

@@ -83,7 +83,7 @@ impl Nemesis {
             async move {
                 if let [Step::AddLearner { joining }] = *steps {
                     let node = self.newcomer(spares, 0)?;
-                    return self.add(&view, node, joining).await;
+                    return self.add(leader, &view, node, joining).await;
                 }
                 let configuration = view.raft().membership().configuration;
                 let mut changes = Vec::new();
@@ -118,10 +118,10 @@ impl Nemesis {
         Ok(spares[n])
     }
 
-    async fn add(&self, view: &Arc<dyn View>, node: u8, joining: bool) -> Ended {
-        let member = self.cluster.member(node, 0);
-        let added = view.raft().add(id(node), member.address, member.context, joining).await;
-        added.map(|_| format!("n{node} is a learner"))
+    async fn add(&self, leader: u8, view: &Arc<dyn View>, node: u8, joining: bool) -> Ended {
+        let (id, member) = self.probe(leader, node).await?;
+        view.raft().change(vec![Change::AddLearner { id, member, joining }]).await?;
+        Ok(format!("n{node} is a learner"))
     }
 
     async fn propose(&self, view: &Arc<dyn View>, changes: Vec<Change>) -> Ended {
@@ -173,9 +173,9 @@ impl Nemesis {
     /// Adds a machine, waits until it has the log, and lets it take the place of a voter in one change.
     async fn replace(&self, old: Voter) -> Ended {
         let spares = std::sync::Mutex::new(Vec::new());
-        self.persist(|_, view| {
+        self.persist(|leader, view| {
             let spares = &spares;
-            async move { self.add(&view, self.newcomer(spares, 0)?, false).await }
+            async move { self.add(leader, &view, self.newcomer(spares, 0)?, false).await }
         })
         .await?;
         let new = self.newcomer(&spares, 0)?;
