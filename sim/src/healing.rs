@@ -48,9 +48,8 @@ fn draw(random: &mut Random, good: BTreeSet<u8>, in_play: &[Configuration]) -> B
 /// Whether these nodes can decide everything that may have to be decided.
 fn is_core(nodes: &BTreeSet<u8>, in_play: &[Configuration]) -> bool {
     let has = |id: &&NodeId| u8::try_from(id.0).is_ok_and(|id| nodes.contains(&id));
-    let majority = |voters: &BTreeSet<NodeId>| {
-        voters.is_empty() || voters.iter().filter(has).count() > voters.len() / 2
-    };
+    let majority =
+        |voters: &BTreeSet<NodeId>| voters.is_empty() || voters.iter().filter(has).count() > voters.len() / 2;
     in_play.iter().all(|configuration| {
         majority(&configuration.voters)
             && majority(&configuration.voters_outgoing)

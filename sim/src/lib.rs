@@ -20,6 +20,7 @@ pub mod nemesis;
 pub mod network;
 #[cfg(madsim)]
 mod no_sync;
+pub mod own;
 pub mod plan;
 pub mod random;
 pub mod report;

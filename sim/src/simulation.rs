@@ -19,7 +19,6 @@ use madsim::runtime::{Handle, Runtime};
 use madsim::task::JoinHandle;
 use raft::core::NodeId;
 
-use crate::app::kv::KvApp;
 use crate::app::{App, Stage, Workload};
 use crate::cluster::{Cluster, World, host};
 use crate::healing;
@@ -52,12 +51,6 @@ pub struct Options {
 }
 
 /// Runs a world in this process. Meant to be called once a process: some state of the libraries below is global.
-#[must_use]
-pub fn run(plan: Plan, options: Options) -> SeedReport {
-    run_app(Arc::new(KvApp), plan, options)
-}
-
-/// The same, with something else than the key-value store on the machines.
 #[must_use]
 pub fn run_app(app: Arc<dyn App>, plan: Plan, options: Options) -> SeedReport {
     if std::env::var_os("RUST_LOG").is_some() {

@@ -145,7 +145,11 @@ impl Workload for KvWorkload {
         }
         let start = |(number, operations)| {
             // Some know all machines, the others have to be told who is new.
-            let known = if number % 2 == 0 { self.stage.cluster.machines() } else { 1..=self.stage.world.scenario.nodes };
+            let known = if number % 2 == 0 {
+                self.stage.cluster.machines()
+            } else {
+                1..=self.stage.world.scenario.nodes
+            };
             let client = self.client(number, endpoints(known), &self.stage.over);
             self.stage.clients.spawn(client.run(operations))
         };

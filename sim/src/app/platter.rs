@@ -47,7 +47,6 @@ impl KvPlatter {
             StoreKind::Memory => Self::Memory(MemoryPlatter::default()),
         }
     }
-
 }
 
 impl Platter for KvPlatter {

@@ -240,8 +240,12 @@ impl Machine {
         let id = NodeId(u64::from(node));
         let dir = PathBuf::from(format!("/n{node}"));
         let seed = start_seed(world.seed, "node", node, self.starts);
-        let mut raft =
-            NodeOptions::new(core_config(scenario, id, seed), dir, format!("n{node}:peer"), members(scenario, node));
+        let mut raft = NodeOptions::new(
+            core_config(scenario, id, seed),
+            dir,
+            format!("n{node}:peer"),
+            members(scenario, node),
+        );
         raft.join = node > scenario.nodes;
         raft.tick = Duration::from_nanos(scenario.raft.tick_ns);
         raft.wal = WalOptions { segment_bytes: scenario.storage.segment_bytes, recycled_max: 2 };

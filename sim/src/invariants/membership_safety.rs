@@ -127,11 +127,8 @@ impl MembershipSafety {
         if there == configuration {
             return Ok(());
         }
-        let text = format!(
-            "at {index} {first} committed {}, and {node} {}",
-            show(there),
-            show(configuration)
-        );
+        let text =
+            format!("at {index} {first} committed {}, and {node} {}", show(there), show(configuration));
         Err(Failure::new(RULE, text))
     }
 
@@ -147,7 +144,8 @@ impl MembershipSafety {
             None => (Index::ZERO, Configuration::of_voters(self.first.iter().copied())),
         };
         let later = self.nodes.values().flat_map(|known| &known.configurations);
-        let later = later.filter(|(index, _)| *index > committed).map(|(_, configuration)| configuration.clone());
+        let later =
+            later.filter(|(index, _)| *index > committed).map(|(_, configuration)| configuration.clone());
         std::iter::once(newest).chain(later).collect()
     }
 }

@@ -309,7 +309,8 @@ impl Draw {
             FaultKind::Shrink => {
                 let n = self.random.below(8) as u8;
                 let voter = self.voter();
-                let step = *self.random.pick(&[Step::Remove(voter), Step::Demote(voter), Step::RemoveLearner(n)]);
+                let step =
+                    *self.random.pick(&[Step::Remove(voter), Step::Demote(voter), Step::RemoveLearner(n)]);
                 Fault::Change { steps: vec![step] }
             }
             FaultKind::Reshape => {

@@ -242,7 +242,8 @@ impl Nemesis {
             Some((*view.raft().membership().configuration).clone())
         }));
         // A voter that has never been up may be one that knows nothing yet.
-        let good = |id: &&NodeId| !lost.contains(id) && u8::try_from(id.0).is_ok_and(|id| cluster.was_ready(id));
+        let good =
+            |id: &&NodeId| !lost.contains(id) && u8::try_from(id.0).is_ok_and(|id| cluster.was_ready(id));
         let enough = |voters: &BTreeSet<NodeId>| {
             voters.is_empty() || voters.iter().filter(good).count() > voters.len() / 2
         };
