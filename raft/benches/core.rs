@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use raft::core::{
-    Boot, Change, Config, Configuration, Entry, HardState, Index, LogId, Member, Message, MessageBody, NodeId,
-    Payload, Raft, Term,
+    Boot, Change, Config, Configuration, Entry, HardState, Index, LogId, Member, Message, MessageBody,
+    NodeId, Payload, Raft, Term,
 };
 
 /// Counts what it hands out.
@@ -144,7 +144,9 @@ fn allocations() {
         let entries = (rounds * batch) as f64;
         let allocations = (ALLOCATIONS.load(Ordering::Relaxed) - before) as f64 / entries;
         let steps = (cluster.steps - steps) as f64 / entries;
-        println!("batches of {batch}: {allocations:.2} allocations and {steps:.3} steps an entry, on all three");
+        println!(
+            "batches of {batch}: {allocations:.2} allocations and {steps:.3} steps an entry, on all three"
+        );
     }
 }
 
@@ -238,7 +240,8 @@ fn membership(c: &mut Criterion) {
         });
     }
     let configuration = |i: u64| Configuration::of_voters((1..=3 + i % 5).map(NodeId));
-    let entry = |i| Entry { term: Term(1), index: Index(i), payload: Payload::Configuration(configuration(i)) };
+    let entry =
+        |i| Entry { term: Term(1), index: Index(i), payload: Payload::Configuration(configuration(i)) };
     let log: Vec<Entry> = (1..=1000).map(entry).collect();
     group.bench_function("boot with 1,000 configurations in the log", |b| {
         b.iter_batched(|| log.clone(), |log| core(1, 3, log), BatchSize::SmallInput);

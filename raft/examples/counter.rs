@@ -87,7 +87,11 @@ fn failed(source: std::io::Error) -> StateMachineError {
 type Node = (RaftHandle<Option<i64>>, Arc<AtomicI64>);
 
 /// Starts one node; returns it, and the counter to read from.
-async fn start(id: NodeId, dir: PathBuf, members: BTreeMap<NodeId, Member>) -> Result<Node, driver::StartError> {
+async fn start(
+    id: NodeId,
+    dir: PathBuf,
+    members: BTreeMap<NodeId, Member>,
+) -> Result<Node, driver::StartError> {
     let listen = members.get(&id).map(|member| member.address.clone()).unwrap_or_default();
     let options = NodeOptions::new(Config::new(id), dir.join(id.to_string()), listen, members);
     let counter = Counter::default();
@@ -112,7 +116,12 @@ async fn add(nodes: &[Node], number: i64) -> Result<Option<i64>, ProposeError> {
 async fn three() -> Result<(), Box<dyn Error>> {
     let dir = tempfile::tempdir()?;
     let ports = [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()));
-    let members = |n| ports.iter().zip(1..=n).flat_map(|(p, id)| Some((NodeId(id), Member::at(p.as_ref().ok()?.to_string()))));
+    let members = |n| {
+        ports
+            .iter()
+            .zip(1..=n)
+            .flat_map(|(p, id)| Some((NodeId(id), Member::at(p.as_ref().ok()?.to_string()))))
+    };
     let members: BTreeMap<_, _> = members(3).collect();
     let at = |id| start(NodeId(id), dir.path().to_owned(), members.clone());
     let mut nodes = Vec::from(<[Node; 3]>::from(tokio::try_join!(at(1), at(2), at(3))?));

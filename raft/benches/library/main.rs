@@ -149,7 +149,8 @@ impl Leader {
             let before = RealClock.now();
             let mut done = Vec::new();
             for _ in 0..clients {
-                let (node, left, (end, ended)) = (self.node.clone(), Arc::clone(&left), oneshot::channel::<()>());
+                let (node, left, (end, ended)) =
+                    (self.node.clone(), Arc::clone(&left), oneshot::channel::<()>());
                 done.push(ended);
                 tokio::spawn(async move {
                     while take_one(&left) {

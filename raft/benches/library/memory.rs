@@ -147,7 +147,11 @@ impl Net for MemoryNet {
         let (near, far) = tokio::io::duplex(PIPE_BYTES);
         let delivered = lock(&self.listening).get(address).is_some_and(|to| to.send(Box::new(far)).is_ok());
         Box::pin(async move {
-            if delivered { Ok(Box::new(near) as BoxStream) } else { Err(io::ErrorKind::ConnectionRefused.into()) }
+            if delivered {
+                Ok(Box::new(near) as BoxStream)
+            } else {
+                Err(io::ErrorKind::ConnectionRefused.into())
+            }
         })
     }
 

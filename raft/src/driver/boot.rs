@@ -29,7 +29,7 @@ use crate::wal::{Recovered, Wal, WalError, WalIdentity};
 
 use super::apply_lane::{ApplyLane, install_file};
 use super::event_loop::{EventLoop, Inputs, Parts, State};
-use super::handle::{Leadership, RaftHandle};
+use super::handle::{Leadership, Outside, RaftHandle};
 use super::log_lane::LogLane;
 use super::membership;
 use super::options::{NodeOptions, Seams};
@@ -218,9 +218,15 @@ struct Ready<S> {
 /// Sets the event loop going.
 fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
     let Ready { options, seams, lock, listener, identity, wal_lane, opened, formed, raft } = ready;
-    let Opened { machine, wal, snapshots, recovered } = opened;
+    let Opened { machine, wal, snapshots, .. } = opened;
     let addresses: BTreeMap<_, _> =
         options.members.iter().map(|(&id, member)| (id, member.address.clone())).collect();
+    let outside = Outside {
+        cluster: identity.cluster.as_ref().map(|record| record.cluster),
+        clock: Arc::clone(&seams.clock),
+        net: Arc::clone(&seams.net),
+        options: options.peer.clone(),
+    };
     let (transport, peers) = Transport::start(
         TransportConfig {
             clock: Arc::clone(&seams.clock),
@@ -229,7 +235,7 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
             identity,
             address: addresses.get(&options.core.id).cloned().unwrap_or_default(),
             configuration: raft.configuration().clone(),
-            overrides: addresses,
+            overrides: addresses.clone(),
             snapshots: Arc::clone(&snapshots),
             options: options.peer.clone(),
             seed: options.core.seed,
@@ -242,8 +248,7 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
         watch::channel(Leadership { term: raft.hard_state().term, ..Leadership::default() });
     let (stopped_in, stopped) = watch::channel(None);
     let applied = machine.applied().last;
-    let (membership_in, membership) = watch::channel(membership::at_boot(&raft, applied, &recovered.entries));
-    drop(recovered);
+    let (membership_in, membership) = watch::channel(membership::at_boot(&raft));
     let state = State {
         applied,
         applying: 0,
@@ -264,6 +269,7 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
         ),
         apply: ApplyLane::new(&seams.blocking, machine, snapshots, formed, completed),
         clock: seams.clock,
+        addresses,
         leadership: leadership_in,
         membership: membership_in,
         state,
@@ -275,6 +281,7 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
         leadership,
         membership,
         stopped,
+        outside: Arc::new(outside),
     };
     let event_loop = EventLoop::new(options, parts);
     tokio::spawn(async move {

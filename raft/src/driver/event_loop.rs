@@ -6,15 +6,15 @@
 //!
 //! The loop never waits for a disk. It hands work to the lanes and hears of it as a [`Completion`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::{BoxFuture, Monotonic, SharedClock};
 use crate::core::{
-    Entry, LogId, Message, MessageBody, ProposeError as CoreProposeError, Raft, ReadIndexError, Ready,
-    ReadyNumber, RoleName, SnapshotMeta, TransferError,
+    Entry, LogId, Message, MessageBody, NodeId, ProposeError as CoreProposeError, Raft, ReadIndexError,
+    Ready, ReadyNumber, RoleName, SnapshotMeta, TransferError,
 };
 use crate::snapshot::SnapshotFile;
 use crate::state_machine::StateMachine;
@@ -80,6 +80,10 @@ pub(super) struct EventLoop<S: StateMachine> {
     pub(super) apply: ApplyLane<S>,
     pub(super) snapshots: Snapshots,
     pub(super) clock: SharedClock,
+    /// Where this node's own configuration says that others are.
+    pub(super) addresses: BTreeMap<NodeId, String>,
+    /// Who is reached though the configuration in force does not name him.
+    pub(super) retained: BTreeSet<NodeId>,
     pub(super) options: NodeOptions,
     pub(super) observer: Option<Arc<dyn Observer>>,
     pub(super) leadership: watch::Sender<Leadership>,
@@ -124,6 +128,7 @@ pub(super) struct Parts<S: StateMachine> {
     pub(super) apply: ApplyLane<S>,
     pub(super) snapshots: Snapshots,
     pub(super) clock: SharedClock,
+    pub(super) addresses: BTreeMap<NodeId, String>,
     pub(super) leadership: watch::Sender<Leadership>,
     pub(super) membership: watch::Sender<Membership>,
     pub(super) state: State,
@@ -131,7 +136,8 @@ pub(super) struct Parts<S: StateMachine> {
 
 impl<S: StateMachine> EventLoop<S> {
     pub(super) fn new(options: NodeOptions, parts: Parts<S>) -> Self {
-        let Parts { raft, transport, log, apply, snapshots, clock, leadership, membership, state } = parts;
+        let Parts { raft, transport, log, apply, snapshots, clock, addresses, .. } = parts;
+        let Parts { leadership, membership, state, .. } = parts;
         let (id, patience) = (options.core.id, options.core.election_timeout_ticks);
         Self {
             raft,
@@ -140,6 +146,8 @@ impl<S: StateMachine> EventLoop<S> {
             apply,
             snapshots,
             clock,
+            addresses,
+            retained: BTreeSet::new(),
             observer: options.observer.clone(),
             options,
             leadership,
@@ -161,6 +169,7 @@ impl<S: StateMachine> EventLoop<S> {
     pub(super) async fn run(mut self, mut inputs: Inputs<S::Response>) -> StopReason {
         let mut next_tick = self.clock.now() + self.options.tick;
         let mut timer = self.clock.sleep_until(next_tick);
+        self.reconcile_peers(false);
         let reason = loop {
             if let Some(reason) = self.turn(&mut inputs, &mut timer, &mut next_tick).await {
                 break reason;
@@ -537,7 +546,7 @@ impl<S: StateMachine> EventLoop<S> {
         }
     }
 
-    fn send_snapshot(&mut self, peer: crate::core::NodeId) {
+    fn send_snapshot(&mut self, peer: NodeId) {
         let compacted = self.raft.first_index().prev();
         match self.snapshots.for_peer(peer, compacted) {
             Some(file) => self.transport.send_snapshot(peer, self.raft.hard_state().term, file),
@@ -553,8 +562,6 @@ impl<S: StateMachine> EventLoop<S> {
         NodeStatus {
             core: self.raft.status(),
             configuration: self.raft.configuration().clone(),
-            configuration_index: self.membership.borrow().index,
-            configuration_committed: self.membership.borrow().committed,
             transferring_to: self.hand_overs.target(),
             wal_bytes: self.state.wal.bytes,
             wal_segments: self.state.wal.segments as u64,

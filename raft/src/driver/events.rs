@@ -6,7 +6,7 @@ use crate::core::{Configuration, Event, Index, RoleName};
 use crate::state_machine::StateMachine;
 
 use super::event_loop::EventLoop;
-use super::membership::Membership;
+use super::membership::{Membership, retained};
 
 impl<S: StateMachine> EventLoop<S> {
     pub(super) fn on_event(&mut self, event: &Event) {
@@ -29,6 +29,7 @@ impl<S: StateMachine> EventLoop<S> {
             Event::LeaderChanged { leader, term } => {
                 tracing::info!(%id, ?leader, %term, "leader changed");
                 self.hand_overs.leader_changed(*leader);
+                self.reconcile_peers(false);
                 self.leadership.send_modify(|now| {
                     now.leader = *leader;
                     now.term = *term;
@@ -39,11 +40,14 @@ impl<S: StateMachine> EventLoop<S> {
                 if now.role == RoleName::Leader && last.term == now.term && !now.established {
                     self.leadership.send_modify(|now| now.established = true);
                 }
-                self.membership.send_if_modified(|now| {
+                let news = self.membership.send_if_modified(|now| {
                     let news = !now.committed && now.index <= last.index;
                     now.committed |= news;
                     news
                 });
+                if news {
+                    self.reconcile_peers(false);
+                }
             }
             Event::Truncated { from } => tracing::info!(%id, %from, "log truncated"),
             Event::VoteGranted { to, term } => tracing::debug!(%id, %to, %term, "vote granted"),
@@ -67,11 +71,24 @@ impl<S: StateMachine> EventLoop<S> {
         let committed = index <= self.raft.commit();
         let configuration = Arc::new(configuration.clone());
         self.membership.send_replace(Membership { index, configuration, committed });
+        self.reconcile_peers(true);
+    }
+
+    /// Has the transport reach whom it must reach now. `changed`: the configuration in force is another one.
+    pub(super) fn reconcile_peers(&mut self, changed: bool) {
+        let retained = retained(&self.raft);
+        if changed || retained != self.retained {
+            self.transport.set_members(self.raft.configuration(), &self.addresses, &retained);
+            self.retained = retained;
+        }
     }
 
     /// A node that was removed goes on for an election timeout after it has applied that. If it led, the request that
     /// another one stand for election is then out; and nobody counts on it any more (§4.2.2).
     pub(super) fn tick_membership(&mut self) {
+        if !self.retained.is_empty() {
+            self.reconcile_peers(false);
+        }
         if let Some(left) = &mut self.removed_ticks_left {
             *left = left.saturating_sub(1);
             return;

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::core::{Change, ChangeError, Configuration, Index, NodeId, RoleName, Term, TransferError};
+use crate::clock::SharedClock;
+use crate::core::{Change, ChangeError, Configuration, Index, Member, NodeId, RoleName, Term, TransferError};
+use crate::net::SharedNet;
+use crate::transport::{self, PeerOptions, Probe};
 
 use super::handover::{HandOverError, HandOverWaiter};
 use super::membership::{ChangeWaiter, Membership, MembershipError};
@@ -115,6 +118,14 @@ pub(super) enum Request<R> {
     Shutdown,
 }
 
+/// What a handle needs to look for other nodes by itself.
+pub(super) struct Outside {
+    pub(super) cluster: Option<u128>,
+    pub(super) clock: SharedClock,
+    pub(super) net: SharedNet,
+    pub(super) options: PeerOptions,
+}
+
 /// A running node. Clones are handles to the same node; it goes on running when all of them are dropped, until
 /// [`shutdown`](Self::shutdown).
 pub struct RaftHandle<R> {
@@ -124,6 +135,7 @@ pub struct RaftHandle<R> {
     pub(super) leadership: watch::Receiver<Leadership>,
     pub(super) membership: watch::Receiver<Membership>,
     pub(super) stopped: watch::Receiver<Option<Arc<StopReason>>>,
+    pub(super) outside: Arc<Outside>,
 }
 
 impl<R> Clone for RaftHandle<R> {
@@ -135,6 +147,7 @@ impl<R> Clone for RaftHandle<R> {
             leadership: self.leadership.clone(),
             membership: self.membership.clone(),
             stopped: self.stopped.clone(),
+            outside: Arc::clone(&self.outside),
         }
     }
 }
@@ -208,6 +221,49 @@ impl<R: Send + 'static> RaftHandle<R> {
                 Err(MembershipError::Refused(ChangeError::NotLeader { hint: None }))
             }
         }
+    }
+
+    /// Adds a learner (§4.2.1): looks for it at `address` first, and takes down which disk it has. With `joining` the
+    /// leader makes it a voter by itself, once it has caught up; [`membership`](Self::membership) shows when. The node
+    /// must have been started to join, with an empty data directory, and must be reachable. To be asked of the leader.
+    ///
+    /// # Errors
+    /// See [`MembershipError`].
+    pub async fn add_member(
+        &self,
+        id: NodeId,
+        address: String,
+        context: Bytes,
+        joining: bool,
+    ) -> Result<Configuration, MembershipError> {
+        let now = *self.leadership.borrow();
+        if now.role != RoleName::Leader {
+            return Err(MembershipError::Refused(ChangeError::NotLeader { hint: now.leader }));
+        }
+        let found = self.probe_member(id, &address).await?;
+        let member = Member { incarnation: found.incarnation, address, context };
+        self.change_membership(vec![Change::AddLearner { id, member, joining }]).await
+    }
+
+    /// Looks for a node that is to be added: whether it is reached at `address`, is `id`, and waits to be added or is in
+    /// this cluster already.
+    ///
+    /// # Errors
+    /// [`MembershipError::NotReady`].
+    pub async fn probe_member(&self, id: NodeId, address: &str) -> Result<Probe, MembershipError> {
+        let Outside { cluster, clock, net, options } = &*self.outside;
+        let not_ready = |why: String| MembershipError::NotReady { id, address: address.to_owned(), why };
+        let probe = transport::probe(clock.as_ref(), net.as_ref(), options, self.id, address, id);
+        let found = probe.await.map_err(not_ready)?;
+        let why = match found.cluster {
+            None if found.joining => return Ok(found),
+            Some(_) if found.cluster == *cluster => return Ok(found),
+            None => "it does not wait to be added: start it so that it joins",
+            Some(_) => {
+                "it belongs to another cluster: start it with an empty data directory, so that it joins"
+            }
+        };
+        Err(not_ready(why.to_owned()))
     }
 
     /// Hands the leadership over (§3.10): to `to`, or to the voter that has most of the log. Answers when another

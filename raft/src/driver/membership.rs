@@ -134,15 +134,11 @@ impl Changes {
     }
 }
 
-/// The configuration that `log` ends with, if the state machine holds what is up to `applied`.
-pub(super) fn at_boot(raft: &Raft, applied: LogId, log: &[Entry]) -> Membership {
-    let newest = log.iter().rev().find(|entry| matches!(entry.payload, Payload::Configuration(_)));
-    let index = newest.map_or(applied.index, |entry| entry.index.max(applied.index));
-    Membership {
-        index,
-        configuration: Arc::new(raft.configuration().clone()),
-        committed: index <= applied.index,
-    }
+/// The configuration that a node has when it starts.
+pub(super) fn at_boot(raft: &Raft) -> Membership {
+    let index = raft.status().configuration_index;
+    let configuration = Arc::new(raft.configuration().clone());
+    Membership { index, configuration, committed: index <= raft.commit() }
 }
 
 /// Who is to be reached beside the members of the configuration in force.
@@ -223,25 +219,8 @@ mod tests {
         assert_eq!(answer.try_recv().unwrap(), Err(MembershipError::Stopped));
     }
 
-    fn config(id: u64) -> Config {
-        Config {
-            id: NodeId(id),
-            election_timeout_ticks: 10,
-            heartbeat_ticks: 3,
-            append_bytes_max: 1 << 20,
-            inflight_messages_max: 64,
-            inflight_bytes_max: 1 << 20,
-            log_bytes_max: u64::MAX,
-            uncommitted_bytes_max: u64::MAX,
-            unapplied_bytes_max: u64::MAX,
-            hurried_election_ticks: 3,
-            reads_pending_max: 10,
-            seed: 1,
-        }
-    }
-
     /// Node 1, with these configurations in its log, of which the first `applied` entries are applied.
-    fn booted(log: &[Configuration], applied: u64) -> (Raft, Vec<Entry>) {
+    fn booted(log: &[Configuration], applied: u64) -> Raft {
         let entries: Vec<_> =
             log.iter().zip(1..).map(|(c, i)| entry(1, i, Payload::Configuration(c.clone()))).collect();
         let formed = of(&[1, 2, 3]);
@@ -252,34 +231,33 @@ mod tests {
         let boot = Boot {
             hard_state: HardState { term: Term(1), voted_for: None },
             prev: LogId::ZERO,
-            entries: entries.clone(),
+            entries,
             applied: if applied == 0 { LogId::ZERO } else { LogId::new(1, applied) },
             configuration,
         };
-        (Raft::new(config(1), boot).unwrap(), entries)
+        Raft::new(Config::new(NodeId(1)), boot).unwrap()
     }
 
     #[test]
     fn at_boot_the_newest_configuration_of_the_log_counts_and_is_committed_only_if_applied() {
         let log = [joint(&[1, 2, 4], &[1, 2, 3]), of(&[1, 2, 4])];
         for (applied, index, committed) in [(0, 2, false), (1, 2, false), (2, 2, true)] {
-            let (raft, entries) = booted(&log, applied);
-            let id = if applied == 0 { LogId::ZERO } else { LogId::new(1, applied) };
-            let now = at_boot(&raft, id, &entries);
+            let now = at_boot(&booted(&log, applied));
             assert_eq!((now.index, now.committed), (Index(index), committed), "applied {applied}");
             assert_eq!(*now.configuration, log[1]);
         }
-        let (raft, entries) = booted(&[], 0);
-        let formed = at_boot(&raft, LogId::ZERO, &entries);
+        let formed = at_boot(&booted(&[], 0));
         assert_eq!((formed.index, formed.committed), (Index(0), true));
     }
 
     #[test]
     fn who_is_removed_is_still_reached_until_that_is_committed() {
         let log = [joint(&[1, 2], &[1, 2, 3]), of(&[1, 2])];
-        let (raft, _) = booted(&log, 1);
-        assert_eq!(retained(&raft), BTreeSet::from([NodeId(3)]), "the committed configuration still has it");
-        let (raft, _) = booted(&log, 2);
-        assert_eq!(retained(&raft), BTreeSet::new());
+        assert_eq!(
+            retained(&booted(&log, 1)),
+            BTreeSet::from([NodeId(3)]),
+            "the committed configuration still has it"
+        );
+        assert_eq!(retained(&booted(&log, 2)), BTreeSet::new());
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{Configuration, Index, LogId, NodeId, Status};
+use crate::core::{Configuration, LogId, NodeId, Status};
 
 /// A node's state at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,11 +11,7 @@ pub struct NodeStatus {
     pub core: Status,
     /// The configuration in force: who votes, who learns, whether it is joint, the terms of leases.
     pub configuration: Configuration,
-    /// The index it came with; see [`Membership::index`](super::Membership::index).
-    pub configuration_index: Index,
-    /// Whether this node knows it to be committed.
-    pub configuration_committed: bool,
-    /// To whom this leader is handing over, if it is.
+    /// To whom the leadership is being handed over, until it is known who leads then.
     pub transferring_to: Option<NodeId>,
     /// Bytes that the durable log takes on disk.
     pub wal_bytes: u64,

@@ -304,7 +304,11 @@ impl Cluster {
     }
 
     /// Waits until a node's committed configuration is as `wanted` says.
-    pub(crate) async fn configuration(&self, id: NodeId, wanted: impl Fn(&Configuration) -> bool) -> Configuration {
+    pub(crate) async fn configuration(
+        &self,
+        id: NodeId,
+        wanted: impl Fn(&Configuration) -> bool,
+    ) -> Configuration {
         for _ in 0..4000 {
             let now = self.nodes[&id].membership().borrow().clone();
             if now.committed && wanted(&now.configuration) {

@@ -152,7 +152,10 @@ async fn whoever_cannot_be_reached_or_is_another_is_not_added() {
     let follower = cluster.follower().await;
     let taken = cluster.members[&follower].address.clone();
     let refused = leader.add_member(absent, taken, Bytes::new(), true).await;
-    assert!(matches!(refused, Err(MembershipError::NotReady { .. })), "another node lives there: {refused:?}");
+    assert!(
+        matches!(refused, Err(MembershipError::NotReady { .. })),
+        "another node lives there: {refused:?}"
+    );
     assert_eq!(leader.status().await.unwrap().configuration.members(), [1, 2, 3].map(NodeId).into());
 }
 
