@@ -1,7 +1,7 @@
 //! What an operator can ask of a running node, whatever is replicated.
 
 use raft::clock::BoxFuture;
-use raft::core::{Change, ChangeError, Configuration, NodeId, TransferError};
+use raft::core::{Change, ChangeError, Configuration, Member, NodeId, TransferError};
 use raft::driver::{HandOverError, Membership, MembershipError, RaftHandle, ReadError};
 
 /// How a request of an operator ended.
@@ -29,6 +29,17 @@ pub trait Admin: Send + Sync {
     /// Changes the membership; ends with the configuration that is then committed.
     fn change(&self, changes: Vec<Change>) -> BoxFuture<'static, Result<Configuration, AdminError>>;
 
+    /// Looks for a node that is to be added; ends with its incarnation.
+    fn probe(&self, id: NodeId, address: String) -> BoxFuture<'static, Result<u64, AdminError>>;
+
+    /// Adds a learner, once it is seen to be there.
+    fn add(
+        &self,
+        id: NodeId,
+        member: Member,
+        joining: bool,
+    ) -> BoxFuture<'static, Result<Configuration, AdminError>>;
+
     /// Hands the leadership over; ends with the new leader.
     fn transfer(&self, to: Option<NodeId>) -> BoxFuture<'static, Result<NodeId, AdminError>>;
 
@@ -43,6 +54,26 @@ impl<R: Send + 'static> Admin for RaftHandle<R> {
     fn change(&self, changes: Vec<Change>) -> BoxFuture<'static, Result<Configuration, AdminError>> {
         let raft = self.clone();
         Box::pin(async move { raft.change_membership(changes).await.map_err(of_membership) })
+    }
+
+    fn probe(&self, id: NodeId, address: String) -> BoxFuture<'static, Result<u64, AdminError>> {
+        let raft = self.clone();
+        Box::pin(async move {
+            raft.probe_member(id, &address).await.map(|found| found.incarnation).map_err(of_membership)
+        })
+    }
+
+    fn add(
+        &self,
+        id: NodeId,
+        member: Member,
+        joining: bool,
+    ) -> BoxFuture<'static, Result<Configuration, AdminError>> {
+        let raft = self.clone();
+        Box::pin(async move {
+            let added = raft.add_member(id, member.address, member.context, joining);
+            added.await.map_err(of_membership)
+        })
     }
 
     fn transfer(&self, to: Option<NodeId>) -> BoxFuture<'static, Result<NodeId, AdminError>> {

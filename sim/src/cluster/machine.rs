@@ -209,7 +209,7 @@ impl Machine {
         Handle::current().resume(process.handle.id());
     }
 
-    pub(super) fn seams(&self, world: &World, signals: &mpsc::UnboundedSender<Signal>) -> Seams {
+    fn seams(&self, world: &World, signals: &mpsc::UnboundedSender<Signal>) -> Seams {
         let (node, start) = (self.node, self.starts);
         let (disk, signals) = (self.disk.clone(), signals.clone());
         let after_job = Arc::new(move || {

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use raft::core::{Member, NodeId, RoleName, Term};
-use raft::driver::{Seams, StopReason};
+use raft::driver::StopReason;
 use tokio::sync::mpsc;
 
 use machine::{Machine, Standing};
@@ -181,12 +181,6 @@ impl Cluster {
     #[must_use]
     pub fn was_ready(&self, node: u8) -> bool {
         self.shared.watch.was_ready(node)
-    }
-
-    /// A node's machine, for work that is not its process's.
-    #[must_use]
-    pub fn seams(&self, node: u8) -> Seams {
-        self.machine(node).seams(&self.shared.world, &self.shared.signals)
     }
 
     /// How often a machine lost its disk.

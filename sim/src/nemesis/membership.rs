@@ -83,7 +83,7 @@ impl Nemesis {
             async move {
                 if let [Step::AddLearner { joining }] = *steps {
                     let node = self.newcomer(spares, 0)?;
-                    return self.add(leader, &view, node, joining).await;
+                    return self.add(&view, node, joining).await;
                 }
                 let configuration = view.raft().membership().configuration;
                 let mut changes = Vec::new();
@@ -91,12 +91,12 @@ impl Nemesis {
                 for step in steps {
                     changes.push(match *step {
                         Step::AddLearner { joining } => {
-                            let (id, member) = self.probe(leader, self.newcomer(spares, newcomers)?).await?;
+                            let (id, member) = self.probe(&view, self.newcomer(spares, newcomers)?).await?;
                             newcomers += 1;
                             Change::AddLearner { id, member, joining }
                         }
                         Step::AddVoter => {
-                            let (id, member) = self.probe(leader, self.newcomer(spares, newcomers)?).await?;
+                            let (id, member) = self.probe(&view, self.newcomer(spares, newcomers)?).await?;
                             newcomers += 1;
                             Change::AddVoter { id, member }
                         }
@@ -118,9 +118,8 @@ impl Nemesis {
         Ok(spares[n])
     }
 
-    async fn add(&self, leader: u8, view: &Arc<dyn View>, node: u8, joining: bool) -> Ended {
-        let (id, member) = self.probe(leader, node).await?;
-        view.raft().change(vec![Change::AddLearner { id, member, joining }]).await?;
+    async fn add(&self, view: &Arc<dyn View>, node: u8, joining: bool) -> Ended {
+        view.raft().add(id(node), self.cluster.member(node, 0), joining).await?;
         Ok(format!("n{node} is a learner"))
     }
 
@@ -131,21 +130,15 @@ impl Nemesis {
         Ok(format!("voters {:?} learners {:?}", changed.voters, changed.learners))
     }
 
-    /// Asks a machine from the leader's machine for its node and disk.
-    async fn probe(&self, leader: u8, node: u8) -> Result<(NodeId, raft::core::Member), AdminError> {
-        let seams = self.cluster.seams(leader);
+    /// Has the leader look for a machine's node; tells which disk it has.
+    async fn probe(
+        &self,
+        view: &Arc<dyn View>,
+        node: u8,
+    ) -> Result<(NodeId, raft::core::Member), AdminError> {
         let member = self.cluster.member(node, 0);
-        let options = raft::transport::PeerOptions::default();
-        let probe = raft::transport::probe(
-            &*seams.clock,
-            &*seams.net,
-            &options,
-            id(leader),
-            &member.address,
-            id(node),
-        );
-        let probe = probe.await.map_err(|why| AdminError::Later(format!("n{node}: {why}")))?;
-        Ok((id(node), self.cluster.member(node, probe.incarnation)))
+        let incarnation = view.raft().probe(id(node), member.address).await?;
+        Ok((id(node), self.cluster.member(node, incarnation)))
     }
 
     /// Whether those that have their disks can decide everything, before and after.
@@ -173,9 +166,9 @@ impl Nemesis {
     /// Adds a machine, waits until it has the log, and lets it take the place of a voter in one change.
     async fn replace(&self, old: Voter) -> Ended {
         let spares = std::sync::Mutex::new(Vec::new());
-        self.persist(|leader, view| {
+        self.persist(|_, view| {
             let spares = &spares;
-            async move { self.add(leader, &view, self.newcomer(spares, 0)?, false).await }
+            async move { self.add(&view, self.newcomer(spares, 0)?, false).await }
         })
         .await?;
         let new = self.newcomer(&spares, 0)?;
