@@ -84,14 +84,11 @@ fn failed(source: std::io::Error) -> StateMachineError {
     StateMachineError { context: "the counter's snapshot".to_owned(), source }
 }
 
+type Members = BTreeMap<NodeId, Member>;
 type Node = (RaftHandle<Option<i64>>, Arc<AtomicI64>);
 
 /// Starts one node; returns it, and the counter to read from.
-async fn start(
-    id: NodeId,
-    dir: PathBuf,
-    members: BTreeMap<NodeId, Member>,
-) -> Result<Node, driver::StartError> {
+async fn start(id: NodeId, dir: PathBuf, members: Members) -> Result<Node, driver::StartError> {
     let listen = members.get(&id).map(|member| member.address.clone()).unwrap_or_default();
     let options = NodeOptions::new(Config::new(id), dir.join(id.to_string()), listen, members);
     let counter = Counter::default();
@@ -115,14 +112,10 @@ async fn add(nodes: &[Node], number: i64) -> Result<Option<i64>, ProposeError> {
 /// Three nodes in this process: one is stopped, the others go on.
 async fn three() -> Result<(), Box<dyn Error>> {
     let dir = tempfile::tempdir()?;
-    let ports = [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()));
-    let members = |n| {
-        ports
-            .iter()
-            .zip(1..=n)
-            .flat_map(|(p, id)| Some((NodeId(id), Member::at(p.as_ref().ok()?.to_string()))))
-    };
-    let members: BTreeMap<_, _> = members(3).collect();
+    let mut members = Members::new();
+    for (port, id) in [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0")).into_iter().zip(1..) {
+        members.insert(NodeId(id), Member::at(port?.local_addr()?.to_string()));
+    }
     let at = |id| start(NodeId(id), dir.path().to_owned(), members.clone());
     let mut nodes = Vec::from(<[Node; 3]>::from(tokio::try_join!(at(1), at(2), at(3))?));
     for number in 1..=10 {
@@ -146,11 +139,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (node, value) = start(NodeId(id.parse()?), dir.into(), members).await?;
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = lines.next_line().await? {
-        let Ok(number) = line.trim().parse::<i64>() else {
-            println!("{:?}: {}", node.read_index().await, value.load(Ordering::Relaxed));
-            continue;
-        };
-        println!("{:?}", node.propose(Bytes::copy_from_slice(&number.to_le_bytes())).await);
+        match line.trim().parse::<i64>() {
+            Ok(number) => println!("{:?}", node.propose(Bytes::copy_from_slice(&number.to_le_bytes())).await),
+            Err(_) => println!("{:?}: {}", node.read_index().await, value.load(Ordering::Relaxed)),
+        }
     }
     println!("{}", node.shutdown().await);
     Ok(())

@@ -233,7 +233,7 @@ async fn answer(reception: &Arc<Reception>, roster: &Arc<Roster>, listener: &mut
         let stranger = reception.next(listener).await;
         let (reception, roster) = (Arc::clone(reception), Arc::clone(roster));
         tasks.spawn(async move {
-            reception.greet(stranger, || (*roster).clone()).await;
+            reception.greet(stranger, |_| (*roster).clone()).await;
         });
     }
 }
@@ -399,7 +399,9 @@ impl Asking<'_> {
                 member.0,
                 self.address(member)
             ),
-            Roster::Joining => tracing::info!("waiting for a member to join the cluster of; {reasons}"),
+            Roster::Joining => {
+                tracing::info!("waiting for a member of the cluster that {member} is to join; {reasons}")
+            }
             _ => tracing::info!("waiting for all members to form the cluster; {reasons}"),
         }
     }

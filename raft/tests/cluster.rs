@@ -121,3 +121,20 @@ async fn start_fails(options: NodeOptions) -> StartError {
         Err(_) => panic!("the start neither succeeded nor failed"),
     }
 }
+
+#[tokio::test]
+async fn a_machine_that_keeps_nothing_is_made_anew_from_snapshot_and_log() {
+    let mut cluster = Cluster::new(3);
+    cluster.start(&[1, 2, 3]).await;
+    for n in 1..=200 {
+        cluster.propose(&format!("an item that takes some room in the log, number {n}")).await;
+    }
+    for id in (1..=3).map(NodeId) {
+        let status = cluster.node(id).status().await.unwrap();
+        assert!(status.snapshot.is_some(), "the log no longer begins at the beginning: {status:?}");
+        cluster.stop(id).await;
+        cluster.stores.insert(id, Arc::default());
+    }
+    cluster.start(&[1, 2, 3]).await;
+    assert_eq!(cluster.propose("one more").await, 201);
+}

@@ -112,13 +112,18 @@ impl Raft {
     }
 
     /// Begins a term and stands in it (§3.4). The own vote counts once it is on disk: see `count_own_vote`.
+    ///
+    /// A leader that wanted this is told in any case, also if it has no vote any more: it is to know that it is over.
     fn begin_election(&mut self, leadership_transfer: bool) {
+        let asker = self.leader().filter(|_| leadership_transfer);
         let term = self.shared.term().next();
         let campaign = Campaign::new(self.shared.draw_timer());
         self.enter(term, Role::Candidate(campaign));
         self.shared.hard_state.voted_for = Some(self.shared.id());
         let last = self.shared.log.last();
-        for peer in self.other_voters() {
+        let mut voters = self.other_voters();
+        voters.extend(asker.filter(|asker| !voters.contains(asker)));
+        for peer in voters {
             self.shared.promise(peer, MessageBody::RequestVote { last, leadership_transfer });
         }
     }

@@ -244,7 +244,7 @@ impl<S: StateMachine> EventLoop<S> {
         if self.hand_overs.is_time_to_stop(follows && answered) {
             return Some(StopReason::Shutdown);
         }
-        (self.removed_ticks_left == Some(0)).then_some(StopReason::Removed)
+        self.is_removed().then_some(StopReason::Removed)
     }
 
     fn on_tick(&mut self) {
@@ -401,7 +401,14 @@ impl<S: StateMachine> EventLoop<S> {
     }
 
     fn checkpoint_if_due(&mut self) {
-        if self.state.unsaved_bytes >= self.options.checkpoint_bytes && !self.state.checkpointing {
+        if self.state.unsaved_bytes >= self.options.checkpoint_bytes {
+            self.begin_checkpoint();
+        }
+    }
+
+    /// Begins a checkpoint, unless one is under way.
+    pub(super) fn begin_checkpoint(&mut self) {
+        if !self.state.checkpointing {
             self.state.checkpointing = true;
             self.state.unsaved_bytes = 0;
             self.apply.checkpoint();

@@ -84,23 +84,34 @@ impl<S: StateMachine> EventLoop<S> {
     }
 
     /// A node that was removed goes on for an election timeout after it has applied that. If it led, the request that
-    /// another one stand for election is then out; and nobody counts on it any more (§4.2.2).
+    /// another one stand for election is then out; and nobody counts on it any more (§4.2.2). Meanwhile it makes sure
+    /// that it will know at its next start: the others no longer talk to it, so it could not learn it again.
     pub(super) fn tick_membership(&mut self) {
         if !self.retained.is_empty() {
             self.reconcile_peers(false);
         }
-        if let Some(left) = &mut self.removed_ticks_left {
-            *left = left.saturating_sub(1);
+        let id = self.options.core.id;
+        let (removed, index) = {
+            let now = self.membership.borrow();
+            (now.committed && now.configuration.removed.contains(&id), now.index)
+        };
+        if !removed || index > self.state.applied.index || self.raft.role() == RoleName::Leader {
             return;
         }
-        let id = self.options.core.id;
-        let removed = {
-            let now = self.membership.borrow();
-            now.committed && now.configuration.removed.contains(&id) && now.index <= self.state.applied.index
-        };
-        if removed && self.raft.role() != RoleName::Leader {
-            tracing::warn!(%id, "this node was removed from the cluster, and stops");
-            self.removed_ticks_left = Some(self.options.core.election_timeout_ticks);
+        match &mut self.removed_ticks_left {
+            None => {
+                tracing::warn!(%id, "this node was removed from the cluster, and stops");
+                self.removed_ticks_left = Some(self.options.core.election_timeout_ticks);
+            }
+            Some(left) => *left = left.saturating_sub(1),
         }
+        if self.state.checkpoint.index < index {
+            self.begin_checkpoint();
+        }
+    }
+
+    /// Whether this node was removed, and all is done that comes of it.
+    pub(super) fn is_removed(&self) -> bool {
+        self.removed_ticks_left == Some(0) && self.state.checkpoint.index >= self.membership.borrow().index
     }
 }

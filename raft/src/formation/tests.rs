@@ -2,12 +2,15 @@
 
 use std::path::Path;
 
+use bytes::Bytes;
+
 use super::*;
 use crate::clock::{BoxFuture, Clock};
+use crate::core::Configuration;
 use crate::identity::{IDENTITY_FILE, load, open};
 use crate::net::Net;
 use crate::transport::testing::{CrashDisk, Dialling, Inline, Lines, PausedClock, TestNet, Unsynced, within};
-use crate::transport::{IncomingReceiver, Transport, TransportConfig};
+use crate::transport::{IncomingReceiver, Transport, TransportConfig, probe};
 
 const DIR: &str = "/var/raftkv";
 const LONG: Duration = Duration::from_secs(120);
@@ -23,7 +26,16 @@ struct World {
 struct Formed {
     identity: Identity,
     // Answers those who ask later.
-    _transport: (Transport, IncomingReceiver),
+    transport: (Transport, IncomingReceiver),
+}
+
+impl Formed {
+    /// The node's configuration is from now on the one the cluster began with, changed by `change`.
+    fn configure(&self, change: impl FnOnce(&mut Configuration)) {
+        let mut configuration = self.identity.cluster.as_ref().expect("formed").configuration();
+        change(&mut configuration);
+        self.transport.0.set_members(&configuration, &BTreeMap::new(), &BTreeSet::new());
+    }
 }
 
 impl World {
@@ -52,30 +64,17 @@ impl World {
         disk: &CrashDisk,
         listed: &[u64],
     ) -> BoxFuture<'static, Result<Formed, FormationError>> {
-        let config = self.config(disk, listed);
-        Box::pin(async move {
-            let identity = open(&*config.disk, &config.data_dir, NodeId(id), config.seed)?;
-            let mut listener = config.net.listen(&format!("n{id}")).await.unwrap();
-            let identity = form(config.clone(), identity, &mut *listener).await?;
-            let snapshots = crate::snapshot::SnapshotDir::open(
-                Arc::new(CrashDisk::default()),
-                Path::new("/snapshots"),
-                identity.cluster.as_ref().unwrap().cluster,
-            );
-            let transport = TransportConfig {
-                clock: config.clock,
-                net: config.net,
-                blocking: config.blocking,
-                identity: identity.clone(),
-                address: format!("n{id}"),
-                configuration: identity.cluster.as_ref().unwrap().configuration(),
-                overrides: BTreeMap::new(),
-                snapshots: Arc::new(snapshots.unwrap()),
-                options: config.options,
-                seed: config.seed,
-            };
-            Ok(Formed { identity, _transport: Transport::start(transport, listener) })
-        })
+        Box::pin(start(self.config(disk, listed), id, false))
+    }
+
+    /// Starts a node that joins.
+    fn join(
+        &mut self,
+        id: u64,
+        disk: &CrashDisk,
+        listed: &[u64],
+    ) -> BoxFuture<'static, Result<Formed, FormationError>> {
+        Box::pin(start(self.config(disk, listed), id, true))
     }
 
     /// Starts three nodes at once and waits for all.
@@ -83,6 +82,35 @@ impl World {
         let [one, two, three] = [1, 2, 3].map(|id| self.start(id as u64, &disks[id - 1], &[1, 2, 3]));
         within(LONG, async { tokio::join!(one, two, three) }).await.into()
     }
+}
+
+async fn start(config: FormationConfig, id: u64, joins: bool) -> Result<Formed, FormationError> {
+    let identity = open(&*config.disk, &config.data_dir, NodeId(id), config.seed)?;
+    let address = format!("n{id}");
+    let mut listener = config.net.listen(&address).await.unwrap();
+    let identity = match joins {
+        true => join(config.clone(), identity, &mut *listener).await?,
+        false => form(config.clone(), identity, &mut *listener).await?,
+    };
+    let record = identity.cluster.clone().unwrap();
+    let snapshots = crate::snapshot::SnapshotDir::open(
+        Arc::new(CrashDisk::default()),
+        Path::new("/snapshots"),
+        record.cluster,
+    );
+    let transport = TransportConfig {
+        clock: config.clock,
+        net: config.net,
+        blocking: config.blocking,
+        identity: identity.clone(),
+        address,
+        configuration: record.configuration(),
+        overrides: BTreeMap::new(),
+        snapshots: Arc::new(snapshots.unwrap()),
+        options: config.options,
+        seed: config.seed,
+    };
+    Ok(Formed { identity, transport: Transport::start(transport, listener) })
 }
 
 fn record(formed: &Result<Formed, FormationError>) -> ClusterRecord {
@@ -380,4 +408,153 @@ async fn a_node_that_is_being_formed_answers_no_messages_and_leaves_nothing_when
     crate::transport::testing::settle().await;
     assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), before);
     assert!(disk.bytes(&Path::new(DIR).join(IDENTITY_FILE)).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_record_has_every_members_address_and_context_as_the_forming_node_lists_them() {
+    let mut world = World::new();
+    let disks: [CrashDisk; 3] = Default::default();
+    let starts = [1, 2, 3].map(|id: u64| {
+        let mut config = world.config(&disks[id as usize - 1], &[1, 2, 3]);
+        for (about, member) in &mut config.members {
+            // What n2 and n3 have to say about it does not matter, nor what incarnation anyone lists.
+            member.context = Bytes::from(format!("n{} as listed by n{id}", about.0));
+            member.incarnation = 99;
+        }
+        start(config, id, false)
+    });
+    let [one, two, three] = starts;
+    let formed = within(LONG, async { tokio::join!(one, two, three) }).await;
+    let record = self::record(&formed.2);
+    for (id, disk) in (1..).zip(&disks) {
+        let incarnation = load(disk, Path::new(DIR)).unwrap().unwrap().incarnation;
+        let context = Bytes::from(format!("n{id} as listed by n1"));
+        assert_eq!(record.members[&NodeId(id)], Member { incarnation, address: format!("n{id}"), context });
+    }
+    assert_eq!([self::record(&formed.0), self::record(&formed.1)], [record.clone(), record]);
+}
+
+/// Adds `id`, with the disk that a probe finds, to a node's configuration.
+async fn add(world: &World, formed: &Formed, id: u64) -> u64 {
+    let (clock, net, options) = (world.clock.clone(), world.net.clone(), PeerOptions::default());
+    let address = format!("n{id}");
+    let found = probe(&*clock, &*net, &options, NodeId(1), &address, NodeId(id)).await.unwrap();
+    assert_eq!((found.cluster, found.empty, found.joining), (None, true, true));
+    let member = Member { incarnation: found.incarnation, ..Member::at(address) };
+    formed.configure(|configuration| {
+        configuration.learners.insert(NodeId(id));
+        configuration.nodes.insert(NodeId(id), member);
+    });
+    found.incarnation
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_joins_waits_until_it_was_added_and_gets_the_record() {
+    let (lines, _guard) = Lines::listen();
+    let mut world = World::new();
+    let disks: [CrashDisk; 3] = Default::default();
+    let formed = world.start_three(&disks).await.map(Result::unwrap);
+    let record = assert_one_cluster(&disks);
+    let disk = CrashDisk::default();
+    // n9 is not there; n2 and n3 will not know of it for long.
+    let four = tokio::spawn(world.join(4, &disk, &[1, 2, 4, 9]));
+    crate::clock::sleep(&*world.clock, Duration::from_secs(60)).await;
+    assert!(!four.is_finished());
+    let waiting = lines.with("the cluster does not have n4 yet: add it, with the id 4 and the address n4");
+    assert!((1..=3).contains(&waiting.len()), "{waiting:?}");
+    assert!(lines.with("refused joining").is_empty(), "the cluster's logs are not filled with it");
+    let before = world.clock.now();
+    let incarnation = add(&world, &formed[0], 4).await;
+    let four = within(LONG, four).await.unwrap().unwrap();
+    assert!(world.clock.now().since(before) < 2 * WAIT_MAX);
+    assert_eq!((four.identity.incarnation, &four.identity.cluster), (incarnation, &Some(record.clone())));
+    assert_eq!(on_disk(&disk), Some(record.clone()));
+    drop(four);
+    // At its next start it asks nobody.
+    world.net.set_dialling("n1", Dialling::Refused);
+    let again = within(LONG, world.join(4, &disk.crash(Unsynced::Lost), &[1, 2, 4, 9])).await;
+    assert_eq!(self::record(&again), record);
+    drop(again);
+    let again = within(LONG, world.start(4, &disk.crash(Unsynced::Lost), &[1, 2, 4])).await;
+    assert_eq!(self::record(&again), record, "nor need it be told to join again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_at_any_disk_call_of_joining_leaves_a_node_that_can_join() {
+    for unsynced in [Unsynced::Lost, Unsynced::Kept] {
+        let mut calls = 0;
+        loop {
+            let mut world = World::new();
+            let one = world.start(1, &CrashDisk::default(), &[1]).await.unwrap();
+            let mut disk = CrashDisk::default();
+            let mut four = tokio::spawn(world.join(4, &disk, &[1, 4]));
+            crate::clock::sleep(&*world.clock, Duration::from_secs(1)).await;
+            add(&world, &one, 4).await;
+            disk.fail_after(calls);
+            crate::clock::sleep(&*world.clock, Duration::from_secs(1)).await;
+            let crashed = disk.has_failed();
+            if crashed {
+                four.abort();
+                disk = disk.crash(unsynced);
+                four = tokio::spawn(world.join(4, &disk, &[1, 4]));
+            }
+            let four = within(LONG, four).await.unwrap();
+            assert_eq!(record(&four), *one.identity.cluster.as_ref().unwrap());
+            if !crashed {
+                break;
+            }
+            calls += 1;
+        }
+        assert!(calls >= 4, "{calls} calls were tried");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_joins_never_forms_and_says_so() {
+    let (lines, _guard) = Lines::listen();
+    let mut world = World::new();
+    let disks: [CrashDisk; 2] = Default::default();
+    let one = tokio::spawn(world.join(1, &disks[0], &[1, 2]));
+    let two = tokio::spawn(world.start(2, &disks[1], &[1, 2]));
+    crate::clock::sleep(&*world.clock, Duration::from_secs(60)).await;
+    assert!(!one.is_finished() && !two.is_finished());
+    assert_eq!((on_disk(&disks[0]), on_disk(&disks[1])), (None, None));
+    assert!(
+        !lines.with("n1 waits to be added to a cluster and forms none: start it without joining").is_empty()
+    );
+    assert!(!lines.with("waiting for a member of the cluster that n1 is to join; n2: ").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_may_not_join_is_told_why_and_what_to_do() {
+    let mut world = World::new();
+    let one = world.start(1, &CrashDisk::default(), &[1]).await.unwrap();
+    let other = Member { incarnation: 5, ..Member::at("n4") };
+    one.configure(|configuration| {
+        configuration.learners.insert(NodeId(4));
+        configuration.nodes.insert(NodeId(4), other);
+        configuration.removed.insert(NodeId(5));
+    });
+    for (id, listed, words) in [
+        (
+            4,
+            vec![1, 4],
+            "n4 is a member of the cluster already, with another disk (incarnation 0000000000000005",
+        ),
+        (
+            5,
+            vec![1, 5],
+            "n5 was removed from the cluster, as n1 at n1 says, and its id is not used again: start with",
+        ),
+        (6, vec![1], "this node is n6, but its list of members does not contain it"),
+        (7, vec![7], "n7 is to join a cluster, but its list names no other member"),
+    ] {
+        let disk = CrashDisk::default();
+        let error = within(LONG, world.join(id, &disk, &listed)).await.err().expect("refused").to_string();
+        assert!(error.contains(words), "{error}");
+        assert_eq!(on_disk(&disk), None);
+    }
+    // One that was told to form is told the same.
+    let error = within(LONG, world.start(5, &CrashDisk::default(), &[1, 5])).await.err().expect("refused");
+    assert!(matches!(error, FormationError::Removed { member: NodeId(5), by: NodeId(1), .. }), "{error}");
 }

@@ -33,7 +33,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut listener: Box<dyn Listener>) {
 
 /// Greets a stream and serves it for its purpose, until it ends.
 async fn serve(shared: Arc<Shared>, stranger: Stranger) {
-    let greeted = shared.reception.greet(stranger, || shared.directory.roster()).await;
+    let greeted = shared.reception.greet(stranger, |peer| shared.directory.roster(peer)).await;
     let Some((hello, mut accepted)) = greeted else { return };
     accepted.reader.set_frame_bytes_max(shared.options.frame_bytes_max);
     match hello.purpose {
@@ -64,8 +64,15 @@ impl<'a> Visit<'a> {
         let (sender, tried) = oneshot::channel();
         let outbox = Arc::new(Outbox::new(&shared.options));
         let seed = incarnation ^ number;
-        let link =
-            Link::new(Arc::clone(shared), *peer, address.clone(), Arc::clone(&outbox), seed, Some(sender));
+        let link = Link::new(
+            Arc::clone(shared),
+            *peer,
+            address.clone(),
+            Arc::clone(&outbox),
+            seed,
+            false,
+            Some(sender),
+        );
         drop(shared.directory.answer_by(*peer, number, outbox, Task::spawn(link.run())));
         // Dropped with the link, if that is ended before.
         let _ = tried.await;

@@ -82,13 +82,13 @@ impl Directory {
         expelled
     }
 
-    /// Those who are let in, for the judge.
-    pub(super) fn roster(&self) -> Roster {
+    /// Those who are let in, for the judge of `peer`.
+    pub(super) fn roster(&self, peer: NodeId) -> Roster {
         let entries = self.lock();
         Roster::Formed(Members {
             incarnations: entries.incarnations.clone(),
             removed: entries.removed.clone(),
-            room: entries.strangers.len() < STRANGERS_MAX,
+            room: entries.strangers.len() < STRANGERS_MAX || entries.strangers.contains_key(&peer),
         })
     }
 

@@ -66,34 +66,39 @@ pub(super) struct Link {
     told_unreachable: bool,
     /// Whether the event loop was told that the peer is connected, and nothing worse since.
     told_connected: bool,
-    /// Told when the first attempt to connect has ended, well or badly.
     tried: Option<oneshot::Sender<()>>,
 }
 
 impl Link {
+    /// `told_connected`: whether it takes the place of a link that the event loop takes for connected. `tried` is told
+    /// when the first attempt to connect has ended.
     pub(super) fn new(
         shared: Arc<Shared>,
         to: NodeId,
         address: String,
         outbox: Arc<Outbox>,
         seed: u64,
+        told_connected: bool,
         tried: Option<oneshot::Sender<()>>,
     ) -> Self {
         let backoff = Backoff::new(shared.options.backoff_min, shared.options.backoff_max, seed);
-        Self { shared, to, address, outbox, backoff, told_unreachable: false, told_connected: false, tried }
+        Self { shared, to, address, outbox, backoff, told_unreachable: false, told_connected, tried }
     }
 
     /// Dials and sends until dropped.
     pub(super) async fn run(mut self) {
+        // What waited in the queue of the one before is lost.
+        if self.told_connected && !self.tell_unreachable().await {
+            return;
+        }
         loop {
             match self.connect().await {
                 Ok(stream) => {
                     let began = self.shared.clock.now();
                     let ended = self.serve(stream).await;
-                    if matches!(ended, Ended::Gone) {
-                        return;
+                    if !matches!(ended, Ended::Gone) {
+                        self.log_end(&ended);
                     }
-                    self.log_end(&ended);
                     // A peer that accepts and hangs up at once is left alone for longer and longer.
                     if self.shared.clock.now().since(began) >= self.shared.options.backoff_max {
                         self.backoff.reset();
@@ -102,7 +107,7 @@ impl Link {
                 Err(error) => self.log(&error),
             }
             self.tried();
-            if !self.tell_unreachable().await {
+            if self.tell_connected(false).await.is_err() || !self.tell_unreachable().await {
                 return;
             }
             sleep(&*self.shared.clock, self.backoff.draw()).await;
@@ -132,10 +137,7 @@ impl Link {
             Ok(never) => match never {},
         };
         self.outbox.close();
-        match self.tell_connected(false).await {
-            Ok(()) => ended,
-            Err(gone) => gone,
-        }
+        ended
     }
 
     /// The first attempt is over.

@@ -370,6 +370,8 @@ impl Transport {
         }
         let transfer = peers.by_id.remove(&id).and_then(|peer| peer.transfer);
         let directory = &self.shared.directory;
+        let mut connected = false;
+        directory.with_outbox(id, |outbox| connected = outbox.is_connected());
         let seed = peers.random.draw();
         let way = directory.take_stranger(id).filter(|way| way.address == address);
         let link = match way {
@@ -385,7 +387,8 @@ impl Transport {
             None => {
                 let outbox = Arc::new(Outbox::new(&self.shared.options));
                 directory.set_outbox(id, Arc::clone(&outbox));
-                let link = link::Link::new(Arc::clone(&self.shared), id, address.clone(), outbox, seed, None);
+                let (shared, to) = (Arc::clone(&self.shared), address.clone());
+                let link = link::Link::new(shared, id, to, outbox, seed, connected, None);
                 Some(Task::spawn(link.run()))
             }
         };

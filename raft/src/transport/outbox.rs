@@ -197,7 +197,13 @@ impl Outbox {
         self.turned.notify_one();
     }
 
-    /// Waits until one of these two was called. May be cancelled without losing the news.
+    /// Whether the event loop takes the peer for connected.
+    pub(super) fn is_connected(&self) -> bool {
+        let state = self.lock();
+        state.open && !state.theirs_broke
+    }
+
+    /// Waits until [`turn`](Self::turn) or [`retell`](Self::retell) was called. May be cancelled without losing the news.
     pub(super) async fn turned(&self) {
         self.turned.notified().await;
     }

@@ -96,11 +96,11 @@ impl Reception {
 
     /// Hears and answers a stranger. `None` if that was all: it was refused, or not understood, or silent.
     ///
-    /// `roster` is asked for those who are let in when the hello is there.
+    /// `roster` is asked, when the hello is there, for those who are let in.
     pub(crate) async fn greet(
         &self,
         stranger: Stranger,
-        roster: impl Fn() -> Roster,
+        roster: impl Fn(NodeId) -> Roster,
     ) -> Option<(Hello, Accepted)> {
         let Stranger { stream, remote, _place } = stranger;
         match timeout(&*self.clock, self.handshake_timeout, self.converse(stream, &remote, roster)).await {
@@ -118,7 +118,7 @@ impl Reception {
         &self,
         stream: BoxStream,
         remote: &str,
-        roster: impl Fn() -> Roster,
+        roster: impl Fn(NodeId) -> Roster,
     ) -> Option<(Hello, Accepted)> {
         let (reader, mut writer) = tokio::io::split(stream);
         let mut reader = FrameReader::new(reader, HELLO_BYTES_MAX);
@@ -143,7 +143,7 @@ impl Reception {
                 return None;
             }
         };
-        let answer = judge(&self.local, &roster(), &hello, protocol);
+        let answer = judge(&self.local, &roster(hello.member), &hello, protocol);
         let said = write_answer(&mut writer, &answer).await;
         if let Answer::Refuse(refusal) = &answer {
             self.log_refusal(&hello, remote, refusal);

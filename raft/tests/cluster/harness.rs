@@ -6,15 +6,15 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft::clock::RealClock;
+use raft::clock::{BoxFuture, Clock, Monotonic, RealClock};
 use raft::core::{Config, Configuration, Entry, Member, NodeId, Payload, RoleName, SnapshotMeta};
-use raft::driver::{self, NodeOptions, ProposeError, RaftHandle, Seams, StartError, StopReason};
+use raft::driver::{self, NodeOptions, ProposeError, RaftHandle, ReadError, Seams, StartError, StopReason};
 use raft::state_machine::{Applied, CheckpointJob, SnapshotJob, StateMachine, StateMachineError};
 use tokio::sync::oneshot;
 
@@ -127,6 +127,32 @@ pub(crate) type Handle = RaftHandle<usize>;
 /// So long that no test lives to see it: what happens nevertheless did not wait for it.
 pub(crate) const NEVER: u32 = 100_000;
 
+/// The real clock, which can be set forward as after a suspend. Nobody's wait becomes shorter by that.
+#[derive(Clone, Default)]
+pub(crate) struct JumpingClock {
+    ahead_ns: Arc<AtomicU64>,
+}
+
+impl JumpingClock {
+    pub(crate) fn jump(&self, by: Duration) {
+        self.ahead_ns.fetch_add(by.as_nanos() as u64, Ordering::SeqCst);
+    }
+
+    fn ahead(&self) -> Duration {
+        Duration::from_nanos(self.ahead_ns.load(Ordering::SeqCst))
+    }
+}
+
+impl Clock for JumpingClock {
+    fn now(&self) -> Monotonic {
+        RealClock.now() + self.ahead()
+    }
+
+    fn sleep_until(&self, deadline: Monotonic) -> BoxFuture<'static, ()> {
+        RealClock.sleep_until(deadline - self.ahead())
+    }
+}
+
 /// The thread a node lives on.
 struct Life {
     kill: oneshot::Sender<()>,
@@ -143,14 +169,14 @@ impl Life {
 type Started = oneshot::Receiver<Result<Handle, StartError>>;
 
 #[expect(clippy::disallowed_methods, reason = "a node that can be killed needs a thread of its own")]
-fn spawn(options: NodeOptions, store: Arc<Store>) -> (Started, Life) {
+fn spawn(options: NodeOptions, seams: Seams, store: Arc<Store>) -> (Started, Life) {
     let (kill, killed) = oneshot::channel();
     let (started, start) = oneshot::channel();
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let live = async {
-                let node = driver::start(options, Seams::real(), move || Ok(ListMachine::open(store))).await;
+                let node = driver::start(options, seams, move || Ok(ListMachine::open(store))).await;
                 let _ = started.send(node);
                 std::future::pending::<()>().await;
             };
@@ -172,6 +198,9 @@ pub(crate) struct Cluster {
     pub(crate) nodes: BTreeMap<NodeId, Handle>,
     lives: BTreeMap<NodeId, Life>,
     pub(crate) election_timeout_ticks: u32,
+    pub(crate) tick: Duration,
+    /// The clock of all nodes.
+    pub(crate) clock: JumpingClock,
     starts: u64,
 }
 
@@ -194,6 +223,8 @@ impl Cluster {
             nodes: BTreeMap::new(),
             lives: BTreeMap::new(),
             election_timeout_ticks: 10,
+            tick: Duration::from_millis(10),
+            clock: JumpingClock::default(),
             starts: 0,
         }
     }
@@ -213,6 +244,7 @@ impl Cluster {
         let data_dir = self.dir.path().join(id.to_string());
         let listen = self.members[&id].address.clone();
         let mut options = NodeOptions::new(core, data_dir, listen, self.members.clone());
+        options.tick = self.tick;
         options.wal.segment_bytes = 64 << 10;
         options.checkpoint_bytes = 2 << 10;
         options.snapshot_entries = 50;
@@ -233,7 +265,8 @@ impl Cluster {
     pub(crate) fn begin(&mut self, id: NodeId, change: impl FnOnce(&mut NodeOptions)) -> Started {
         let mut options = self.options(id);
         change(&mut options);
-        let (started, life) = spawn(options, Arc::clone(&self.stores[&id]));
+        let seams = Seams { clock: Arc::new(self.clock.clone()), ..Seams::real() };
+        let (started, life) = spawn(options, seams, Arc::clone(&self.stores[&id]));
         self.lives.insert(id, life);
         started
     }
@@ -287,6 +320,19 @@ impl Cluster {
             pause().await;
         }
         panic!("no leader");
+    }
+
+    /// Waits until a read on this node can see `items`, and checks that it does.
+    pub(crate) async fn reads(&self, id: NodeId, items: usize) {
+        for _ in 0..2000 {
+            match self.nodes[&id].read_index().await {
+                Ok(_) => return assert_eq!(self.stores[&id].len(), items, "on {id}"),
+                // It knows no leader, or the leader has not begun yet.
+                Err(ReadError::NotLeader { .. } | ReadError::LeadershipLost) => pause().await,
+                Err(error) => panic!("{id}: {error}"),
+            }
+        }
+        panic!("{id} cannot read");
     }
 
     pub(crate) fn node(&self, id: NodeId) -> &Handle {

@@ -3,7 +3,9 @@
 //! Most of these run with an election timeout that no test lives to see. So what leads to a leader here is the rule
 //! under test and not the timeout; there is nothing to measure.
 
-use raft::core::{ChangeError, NodeId, TransferError};
+use std::time::Duration;
+
+use raft::core::{Change, ChangeError, Lease, NodeId, TransferError};
 use raft::driver::{HandOverError, MembershipError, ReadError};
 
 use crate::harness::{Cluster, NEVER, leads, pause};
@@ -91,9 +93,8 @@ async fn a_read_on_any_member_sees_what_was_acknowledged_before() {
     let cluster = patient(3).await;
     for n in 1..=20 {
         cluster.propose(&format!("item {n}")).await;
-        for (id, node) in &cluster.nodes {
-            node.read_index().await.unwrap_or_else(|error| panic!("{id}: {error}"));
-            assert_eq!(cluster.stores[id].len(), n, "on {id}");
+        for id in cluster.nodes.keys() {
+            cluster.reads(*id, n).await;
         }
     }
 }
@@ -120,4 +121,31 @@ async fn a_follower_says_whom_to_ask_and_one_without_a_leader_says_that() {
         assert!(round < 1000, "it goes on asking one that is dead");
         pause().await;
     }
+}
+
+#[tokio::test]
+async fn a_lease_is_looked_at_when_the_read_comes_and_not_when_the_last_tick_was() {
+    let mut cluster = Cluster::new(3);
+    // Ticks so rare that a read comes between two of them.
+    cluster.tick = Duration::from_millis(300);
+    cluster.start(&[1, 2, 3]).await;
+    let leader = cluster.leader().await;
+    let lease = Lease { duration_ms: 60_000, drift_ppm: 1000 };
+    let changed = cluster.node(leader).change_membership(vec![Change::SetLease(Some(lease))]).await;
+    assert_eq!(changed.unwrap().lease, Some(lease));
+    for round in 0.. {
+        if cluster.node(leader).status().await.unwrap().core.has_lease {
+            break;
+        }
+        assert!(round < 2000, "the leader is never promised anything");
+        pause().await;
+    }
+    for id in (1..=3).map(NodeId).filter(|id| *id != leader) {
+        cluster.kill(id);
+    }
+    let node = cluster.node(leader).clone();
+    assert!(node.read_index().await.is_ok(), "nobody answers, but the lease holds");
+    cluster.clock.jump(Duration::from_secs(3600));
+    let read = node.read_index().await;
+    assert_eq!(read, Err(ReadError::LeadershipLost), "an hour later others may lead");
 }

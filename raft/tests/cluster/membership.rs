@@ -69,8 +69,7 @@ async fn a_node_that_joins_is_supplied_and_then_votes_by_itself() {
     assert_ne!(stopped, new, "the follower with the lowest id");
     cluster.stop(stopped).await;
     assert_eq!(cluster.propose("with the new one").await, 101);
-    cluster.node(new).read_index().await.unwrap();
-    assert_eq!(cluster.stores[&new].len(), 101);
+    cluster.reads(new, 101).await;
     // And it is known by itself after a restart.
     cluster.stop(new).await;
     cluster.start(&[new.0]).await;
@@ -82,8 +81,7 @@ async fn a_learner_reads_and_does_not_vote() {
     let mut cluster = running(3).await;
     let learner = add(&mut cluster, false).await;
     assert_eq!(cluster.propose("a").await, 1);
-    cluster.node(learner).read_index().await.unwrap();
-    assert_eq!(cluster.stores[&learner].len(), 1);
+    cluster.reads(learner, 1).await;
     let configuration = cluster.configuration(learner, |now| now.learners.contains(&learner)).await;
     assert_eq!(configuration.voters, [1, 2, 3].map(NodeId).into());
 }
@@ -183,9 +181,49 @@ async fn leases_are_a_change_like_others() {
     assert_eq!(nothing, Err(MembershipError::Refused(ChangeError::Nothing)));
     for n in 1..=10 {
         cluster.propose(&format!("item {n}")).await;
-        for (id, node) in &cluster.nodes {
-            node.read_index().await.unwrap_or_else(|error| panic!("{id}: {error}"));
-            assert_eq!(cluster.stores[id].len(), n, "on {id}");
+        for id in cluster.nodes.keys() {
+            cluster.reads(*id, n).await;
         }
     }
+}
+
+#[tokio::test]
+async fn most_of_the_voters_are_replaced_in_one_change() {
+    let mut cluster = running(3).await;
+    for n in 1..=20 {
+        cluster.propose(&format!("item {n}")).await;
+    }
+    let new = [add(&mut cluster, false).await, add(&mut cluster, false).await];
+    let mut changes = new.map(Change::Promote).to_vec();
+    changes.extend([2, 3].map(|id| Change::Remove(NodeId(id))));
+    let configuration = change(&cluster, &changes).await;
+    assert_eq!(configuration.voters, [NodeId(1), new[0], new[1]].into());
+    for id in [2, 3].map(NodeId) {
+        assert_eq!(*cluster.node(id).stopped().await, StopReason::Removed);
+        cluster.kill(id);
+    }
+    assert_eq!(cluster.propose("by the new ones").await, 21);
+    for id in [NodeId(1), new[0], new[1]] {
+        cluster.reads(id, 21).await;
+    }
+}
+
+#[tokio::test]
+async fn one_that_was_down_when_it_was_removed_disturbs_nobody() {
+    let mut cluster = running(3).await;
+    cluster.propose("a").await;
+    let gone = cluster.follower().await;
+    cluster.kill(gone);
+    change(&cluster, &[Change::Remove(gone)]).await;
+    let leader = cluster.leader().await;
+    let term = cluster.term(leader);
+    let back = cluster.begin(gone, |_| {}).await.unwrap().unwrap();
+    // Many times its election timeout.
+    let ticks = 10 * cluster.election_timeout_ticks;
+    for _ in 0..2 * ticks {
+        pause().await;
+    }
+    assert_eq!(cluster.term(leader), term, "nobody heard it");
+    assert_eq!(back.leadership().borrow().leader, None);
+    assert_eq!(cluster.propose("b").await, 2);
 }

@@ -77,6 +77,7 @@ impl Story {
     ///   `lease=ms:ppm`; an election that is hurried begins with the next tick
     /// - `leader N` makes N lead, with its no-op committed everywhere, and shows nothing of it
     /// - `campaign N`, `tick N,M [times]`, `timeout N ticks`, `propose N text`, `read N context`
+    /// - `elapse N,M ticks`: `tick N,M` and `stabilize`, so many times; `quietly ..` runs a command and shows nothing
     /// - `transfer N [to]` hands over; `transfer_to A B` has A send TimeoutNow, without more ado
     /// - `change N step ..`: `learner:4`, `joining:4`, `voter:4`, `promote:4`, `demote:2`, `remove:2`, `address:2:text`,
     ///   `lease:ms:ppm`, `lease:off`; `configuration N`
@@ -85,7 +86,7 @@ impl Story {
     /// - `ready N`, `persist N [writes]`, `apply N`, `deliver A B [count]`: the single steps of it; `pass A B` takes A's Ready,
     ///   makes it durable and delivers what is on its way to B; `deliver_last A B` lets the newest message overtake
     /// - `hold A B`, `release A B`: what is sent from A to B waits; `lose A B`, `double A B`: what is on its way
-    /// - `cut N` (off all others), `cut_link A B` (one direction), `heal`
+    /// - `cut N` (off all others), `split A,B` (these off the others), `cut_link A B` (one direction), `heal`
     /// - `slow N`, `prompt N`: its disk answers only to `persist`, or by itself
     /// - `crash N`, `restart N`, `save N` (what it applied survives), `compact N index`, `unreachable A B`
     /// - `snapshot A B ok|fail`: ends a transfer; `send_snapshot A B`: begins one nobody asked for
@@ -106,12 +107,29 @@ impl Story {
                 nodes.split(',').for_each(|word| self.raft(node_id(word)).observe_time(now_ns));
                 String::new()
             }
+            ["quietly", command @ ..] => {
+                self.run(&command.join(" "));
+                String::new()
+            }
+            ["elapse", nodes, times] => (0..number(times)).fold(String::new(), |shown, _| {
+                self.run(&format!("tick {nodes}"));
+                shown + &self.stabilize(BTreeSet::new())
+            }),
             ["tick", nodes, times @ ..] => {
                 let times = times.first().map_or(1, |word| number(word));
                 nodes.split(',').for_each(|word| self.tick(node_id(word), times));
                 String::new()
             }
             ["stabilize", only @ ..] => self.stabilize(only.iter().map(|word| node_id(word)).collect()),
+            ["split", side] => {
+                let side: BTreeSet<NodeId> = side.split(',').map(node_id).collect();
+                for (&a, &b) in self.nodes.keys().flat_map(|a| self.nodes.keys().map(move |b| (a, b))) {
+                    if side.contains(&a) != side.contains(&b) {
+                        self.cut.insert((a, b));
+                    }
+                }
+                String::new()
+            }
             ["heal"] => {
                 self.cut.clear();
                 String::new()

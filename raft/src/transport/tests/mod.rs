@@ -1,6 +1,7 @@
 //! The transport in a world of its own: a network in memory, virtual time, inline lanes.
 
 mod handshakes;
+mod members;
 mod snapshots;
 mod streams;
 mod tcp;
