@@ -169,13 +169,14 @@ impl SimClient {
         }
     }
 
-    /// Asks a node's consensus up to where it must have applied, and reads its state. In the history it is a read like
-    /// any other.
+    /// Every other time past the node's port: asks its consensus up to where it must have applied, and reads its state.
+    /// Otherwise as a client that spreads its reads and knows of this node only. In the history it is a read like any
+    /// other.
     async fn get_at(&mut self, number: u32, key: u16, node: u8) -> Ended {
         let name = key_name(key);
         let open = self.recorder.invoke(number, Request::Get { key: &name });
         let timeout_ns = self.world.scenario.workload.timeout_ns;
-        let read = self.read_at(node, KeyRange::Key(Bytes::from(name)));
+        let read = self.read_at(number, node, KeyRange::Key(Bytes::from(name)));
         let read = tokio::select! {
             biased;
             read = read => read,
@@ -194,7 +195,12 @@ impl SimClient {
         }
     }
 
-    async fn read_at(&self, node: u8, range: KeyRange) -> Result<RangeResult, String> {
+    async fn read_at(&self, number: u32, node: u8, range: KeyRange) -> Result<RangeResult, String> {
+        if number % 2 == 0 {
+            let client = connect_to(&self.world, self.number, node, true);
+            let read = client.range(now(range), Consistency::Linearizable).await;
+            return read.map_err(|error| error.to_string());
+        }
         let view = self.cluster.view(node).ok_or_else(|| "the node does not run".to_owned())?;
         view.raft().read_index().await.map_err(|error| error.to_string())?;
         let Some(view) = view.as_any().downcast_ref::<KvView>() else { panic!("a node of another app") };
@@ -204,7 +210,7 @@ impl SimClient {
     /// Not in the history of what is linearizable: it only has to be what the key held at the revision that it names.
     async fn get_stale(&mut self, number: u32, key: u16, node: u8) -> Ended {
         let name = key_name(key);
-        let client = connect(&self.world, self.number, vec![format!("n{node}:client")]);
+        let client = connect_to(&self.world, self.number, node, false);
         let range = now(KeyRange::Key(Bytes::from(name.clone())));
         match client.range(range, Consistency::Serializable).await {
             Ok(result) => {
@@ -367,6 +373,15 @@ impl SimClient {
 /// A client of the nodes at `endpoints`, on the machine of client `number`.
 #[must_use]
 pub fn connect(world: &World, number: u16, endpoints: Vec<String>) -> Client {
+    connect_as(world, number, endpoints, false)
+}
+
+/// A client that knows of one node.
+fn connect_to(world: &World, number: u16, node: u8, spread_reads: bool) -> Client {
+    connect_as(world, number, vec![format!("n{node}:client")], spread_reads)
+}
+
+fn connect_as(world: &World, number: u16, endpoints: Vec<String>, spread_reads: bool) -> Client {
     let host = usize::from(world.scenario.machines()) + usize::from(number) - 1;
     let clock = SimClock::new(world.time.clone(), 0, 0);
     let timeout = Duration::from_nanos(world.scenario.workload.timeout_ns);
@@ -376,6 +391,7 @@ pub fn connect(world: &World, number: u16, endpoints: Vec<String>) -> Client {
         connect_timeout: timeout / 4,
         backoff_min: Duration::from_millis(5),
         backoff_max: Duration::from_millis(100),
+        spread_reads,
         seed: derive(derive(world.seed, "client"), &number.to_string()),
         ..ClientOptions::default()
     };
