@@ -39,7 +39,8 @@ impl Sub<Duration> for Monotonic {
 
 /// One node's clock. In simulation each node has its own, with offset, drift and steps.
 pub trait Clock: Send + Sync + 'static {
-    /// The time now. Never goes back.
+    /// The time now. Never goes back, and counts the time for which the whole machine was suspended: a leader that
+    /// slept through its lease must see that the lease is over (rule 13). In simulation a suspend shows as a step.
     fn now(&self) -> Monotonic;
 
     /// Completes when this clock reaches `deadline`, or soon after.
@@ -116,5 +117,27 @@ impl Clock for RealClock {
                 tokio::time::sleep(left).await;
             }
         })
+    }
+}
+
+#[cfg(all(test, not(madsim)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_real_clock_is_the_one_that_counts_suspend() {
+        let boottime = || {
+            let t = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+            t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+        };
+        let (before, now, after) = (boottime(), RealClock.now().0, boottime());
+        assert!(before <= now && now <= after, "{before} {now} {after}");
+    }
+
+    #[tokio::test]
+    async fn a_real_sleep_does_not_end_early() {
+        let before = RealClock.now();
+        sleep(&RealClock, Duration::from_millis(20)).await;
+        assert!(RealClock.now().since(before) >= Duration::from_millis(20));
     }
 }

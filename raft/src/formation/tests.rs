@@ -414,14 +414,14 @@ async fn a_node_that_is_being_formed_answers_no_messages_and_leaves_nothing_when
 async fn the_record_has_every_members_address_and_context_as_the_forming_node_lists_them() {
     let mut world = World::new();
     let disks: [CrashDisk; 3] = Default::default();
-    let starts = [1, 2, 3].map(|id: u64| {
+    let starts = [1, 2, 3].map(|id: u64| -> BoxFuture<'static, _> {
         let mut config = world.config(&disks[id as usize - 1], &[1, 2, 3]);
         for (about, member) in &mut config.members {
             // What n2 and n3 have to say about it does not matter, nor what incarnation anyone lists.
             member.context = Bytes::from(format!("n{} as listed by n{id}", about.0));
             member.incarnation = 99;
         }
-        start(config, id, false)
+        Box::pin(start(config, id, false))
     });
     let [one, two, three] = starts;
     let formed = within(LONG, async { tokio::join!(one, two, three) }).await;

@@ -18,7 +18,7 @@
 //!   chunks (logcabin#174, openraft#1113).
 //!
 //! # Deliberately absent
-//! Resuming a transfer that broke off. Reading and verifying the whole file at start: header and footer are looked
+//! Staged files that outlive their process: a transfer that the receiver's crash broke off begins anew. Reading and verifying the whole file at start: header and footer are looked
 //! at then, the rest when it is read.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
@@ -57,6 +57,9 @@ pub struct SnapshotFile {
     pub meta: SnapshotMeta,
     /// The length of the file, in bytes.
     pub bytes: u64,
+    /// The checksum of the state. With `meta` and `bytes` it tells the file from one that another node, or another
+    /// run, has made of the same entries.
+    pub checksum: u32,
     /// Shared by all clones: as long as there is one, the file is not removed.
     path: Arc<Path>,
 }
@@ -210,7 +213,9 @@ impl Folder {
         let at = bytes.saturating_sub(FOOTER_BYTES as u64);
         let read = file.read_at(&mut footer, at).during("read", &path)?;
         match footer.get(..read).and_then(peek_footer) {
-            Some(state_bytes) if state_bytes < bytes => Ok(SnapshotFile { meta, bytes, path: path.into() }),
+            Some((state_bytes, checksum)) if state_bytes < bytes => {
+                Ok(SnapshotFile { meta, bytes, checksum, path: path.into() })
+            }
             _ => corrupt(at, "it does not end with a footer"),
         }
     }
@@ -227,7 +232,7 @@ impl Folder {
     }
 
     /// Gives a complete staged file its name, if it is newer than what is there, and removes older ones.
-    fn commit(mut staged: Staged) -> Result<SnapshotFile, SnapshotError> {
+    fn commit(mut staged: Staged, checksum: u32) -> Result<SnapshotFile, SnapshotError> {
         staged.file.sync_data().during("sync", &staged.path)?;
         let folder = Arc::clone(&staged.folder);
         let _committing = folder.committing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -241,7 +246,8 @@ impl Folder {
         folder.disk.rename(&staged.path, &path).during("rename to a snapshot", &staged.path)?;
         staged.committed = true;
         folder.disk.sync_dir(&folder.dir).during("sync directory", &folder.dir)?;
-        let file = SnapshotFile { meta: staged.meta.clone(), bytes: staged.written, path: path.into() };
+        let (meta, bytes) = (staged.meta.clone(), staged.written);
+        let file = SnapshotFile { meta, bytes, checksum, path: path.into() };
         drop(old);
         for path in folder.replace_newest(file.clone()) {
             // Not synced: should the name come back, the next start removes it again.

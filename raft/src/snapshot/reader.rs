@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use bytes::{Buf, Bytes};
 
-use super::SnapshotError;
 use super::error::Context;
-use super::format::{FRAME_HEAD_BYTES, Frame, Sequence, payload_bytes};
+use super::format::{FOOTER_BYTES, FRAME_HEAD_BYTES, Fault, Frame, Sequence, payload_bytes};
+use super::{FRAME_BYTES_MAX, SnapshotError};
 use crate::core::SnapshotMeta;
 use crate::disk::File;
 
@@ -33,6 +33,38 @@ impl ChunkReader {
     /// The file is cut off or damaged, or the disk failed.
     pub fn next_chunk(&mut self) -> Result<Option<Bytes>, SnapshotError> {
         Ok(self.next_frame()?.map(|(_, bytes)| bytes))
+    }
+
+    /// Passes over the first `frames` frames without reading more of them than the header.
+    /// To be called before anything else; the rest is then read frame by frame, each one verified, but the state as a
+    /// whole is not: whoever has the frames passed over does that.
+    ///
+    /// # Errors
+    /// The header is damaged, there are not as many frames, or the disk failed.
+    pub fn skip(&mut self, frames: u64) -> Result<(), SnapshotError> {
+        assert_eq!(self.at, 0, "frames are passed over at the beginning");
+        let Some(behind_header) = frames.checked_sub(1) else { return Ok(()) };
+        self.header()?;
+        // Data frames are full, but for the last; then comes the footer.
+        let full = FRAME_BYTES_MAX as u64;
+        let bytes = self.file.len().during("measure", &self.path)?;
+        let footer_at = bytes.saturating_sub(FOOTER_BYTES as u64);
+        let data = footer_at.saturating_sub(self.at).div_ceil(full);
+        self.at = match behind_header {
+            n if n < data => self.at + n * full,
+            n if n == data => footer_at,
+            n if n == data + 1 => bytes,
+            _ => {
+                return Err(SnapshotError::in_file(
+                    Fault::Damaged("it ends before that"),
+                    &self.path,
+                    bytes,
+                    0,
+                ));
+            }
+        };
+        self.sequence.skip(behind_header, behind_header > data);
+        Ok(())
     }
 
     pub(super) fn next_frame(&mut self) -> Result<Option<(Frame, Bytes)>, SnapshotError> {

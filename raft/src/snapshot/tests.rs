@@ -111,6 +111,53 @@ fn a_transfer_gives_the_same_file() {
 }
 
 #[test]
+fn the_rest_of_a_file_can_be_read_from_any_frame_on() {
+    for bytes in [0, 1, CHUNK_BYTES_MAX - 1, CHUNK_BYTES_MAX, CHUNK_BYTES_MAX + 1, 3 * CHUNK_BYTES_MAX + 77] {
+        let root = tempfile::tempdir().unwrap();
+        let snapshots = open(root.path()).unwrap();
+        let file = write(&snapshots, 10, &state(bytes));
+        let all = frames(&snapshots, &file);
+        for from in 0..=all.len() {
+            let mut chunks = snapshots.chunks(&file).unwrap();
+            chunks.skip(from as u64).unwrap();
+            let rest: Vec<_> = std::iter::from_fn(|| chunks.next_chunk().unwrap()).collect();
+            assert!(rest == all[from..], "{bytes} bytes from frame {from}");
+        }
+        for from in [all.len() as u64 + 1, u64::MAX] {
+            assert!(
+                snapshots.chunks(&file).unwrap().skip(from).is_err(),
+                "{bytes} bytes have no frame {from}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_damaged_frame_behind_those_passed_over_is_seen() {
+    let root = tempfile::tempdir().unwrap();
+    let snapshots = open(root.path()).unwrap();
+    let file = write(&snapshots, 10, &state(3 * CHUNK_BYTES_MAX));
+    let mut bad = std::fs::read(file.path()).unwrap();
+    let at = bad.len() - FOOTER_BYTES - 5;
+    bad[at] ^= 1;
+    std::fs::write(file.path(), bad).unwrap();
+    let mut chunks = snapshots.chunks(&file).unwrap();
+    chunks.skip(2).unwrap();
+    assert!(chunks.next_chunk().is_ok());
+    assert!(chunks.next_chunk().is_err());
+}
+
+#[test]
+fn files_of_the_same_entry_are_told_apart_by_their_checksum() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let one = write(&open(here.path()).unwrap(), 10, b"one");
+    let two = write(&open(there.path()).unwrap(), 10, b"two");
+    assert_eq!((&one.meta, one.bytes), (&two.meta, two.bytes));
+    assert_ne!(one.checksum, two.checksum);
+    assert_eq!(open(here.path()).unwrap().newest().unwrap().checksum, one.checksum, "at the next start too");
+}
+
+#[test]
 fn a_transfer_takes_only_the_next_frame_of_the_announced_snapshot() {
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (from, to) = (open(here.path()).unwrap(), open(there.path()).unwrap());

@@ -84,7 +84,7 @@ impl SnapshotWriter {
         }
         let footer = self.sequence.footer();
         self.staged.append(&footer)?;
-        Folder::commit(self.staged)
+        Folder::commit(self.staged, self.sequence.state_crc())
     }
 }
 
@@ -125,7 +125,6 @@ impl SnapshotReceiver {
     pub fn chunk(&mut self, frame: &[u8]) -> Result<(), SnapshotError> {
         self.staged.usable()?;
         let number = self.frames;
-        self.frames += 1;
         match self.sequence.take(frame) {
             Ok(Frame::Header(meta)) if meta != self.staged.meta => {
                 self.staged.failed = true;
@@ -133,12 +132,28 @@ impl SnapshotReceiver {
                 let reason = format!("it holds the snapshot {found}, announced was {announced}");
                 Err(SnapshotError::BadTransfer { frame: number, reason })
             }
-            Ok(_) => self.staged.append(frame),
+            Ok(_) => {
+                self.staged.append(frame)?;
+                self.frames += 1;
+                Ok(())
+            }
             Err(fault) => {
                 self.staged.failed = true;
                 Err(SnapshotError::in_transfer(fault, number))
             }
         }
+    }
+
+    /// How many frames were taken.
+    #[must_use]
+    pub const fn frames(&self) -> u64 {
+        self.frames
+    }
+
+    /// Whether it can still be completed: every frame so far was good and is written.
+    #[must_use]
+    pub const fn is_good(&self) -> bool {
+        !self.staged.failed
     }
 
     /// Whether the last frame has arrived.
@@ -156,6 +171,6 @@ impl SnapshotReceiver {
         if !self.sequence.is_complete() {
             return Err(SnapshotError::Incomplete { meta: self.staged.meta.last });
         }
-        Folder::commit(self.staged)
+        Folder::commit(self.staged, self.sequence.state_crc())
     }
 }

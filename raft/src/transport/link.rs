@@ -27,6 +27,10 @@ pub(super) enum Outgoing<'a> {
 
 /// The same, as it is received.
 #[derive(Debug, Deserialize)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly all are messages, and a box would be an allocation for each"
+)]
 pub(super) enum Frame {
     Message(Message),
     /// To be answered with a [`Pong`].

@@ -203,6 +203,7 @@ pub(crate) struct Shared {
     inbox: InboxSender,
     directory: Directory,
     streams: accept::Streams,
+    pace: transfer::Pace,
     receiving: receive::Slot,
 }
 
@@ -263,6 +264,7 @@ impl Transport {
             reception: Reception::new(Arc::clone(&clock), identity, &options),
             directory: Directory::default(),
             streams: accept::Streams::default(),
+            pace: transfer::Pace::new(options.snapshot_bytes_per_second),
             receiving: receive::Slot::default(),
             clock,
             net,

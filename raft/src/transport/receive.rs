@@ -1,4 +1,7 @@
 //! Receiving a snapshot from a peer.
+//!
+//! What is to be ended is ended between two steps, never by dropping the work: a chunk that is being written must be
+//! written, or the file could not be gone on with.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -12,12 +15,12 @@ use tokio::sync::Notify;
 use super::handshake::HELLO_BYTES_MAX;
 use super::reception::Accepted;
 use super::support::{Patience, Patient, Ticker, on_lane};
-use super::transfer::{Frame, Reply};
+use super::transfer::{FRUITLESS_MAX, FileName, Frame, KEPT_MAX, Reply};
 use super::{Incoming, Shared};
 use crate::blocking::Lane;
-use crate::clock::timeout;
+use crate::clock::{sleep, timeout};
 use crate::codec::{FrameError, encode_frame};
-use crate::core::{NodeId, SnapshotMeta, Term};
+use crate::core::{NodeId, Term};
 use crate::mutant;
 use crate::snapshot::{SnapshotError, SnapshotFile, SnapshotReceiver};
 
@@ -27,7 +30,7 @@ use crate::snapshot::{SnapshotError, SnapshotFile, SnapshotReceiver};
 pub(super) struct Slot {
     holder: Mutex<Option<Holder>>,
     /// Held while something is staged.
-    turn: tokio::sync::Mutex<Buffered>,
+    turn: tokio::sync::Mutex<Bench>,
 }
 
 struct Holder {
@@ -36,8 +39,24 @@ struct Holder {
     close: Arc<Notify>,
 }
 
-/// Chunks kept in memory by their number: none, but with a bug planted.
-type Buffered = BTreeMap<u64, Bytes>;
+/// What transfers leave for the next one.
+#[derive(Default)]
+struct Bench {
+    kept: Option<Kept>,
+    /// Chunks kept in memory by their number: none, but with a bug planted.
+    buffered: BTreeMap<u64, Bytes>,
+}
+
+/// The beginning of a file whose rest did not come.
+struct Kept {
+    from: NodeId,
+    file: FileName,
+    receiver: SnapshotReceiver,
+    /// How many times in a row nothing was added.
+    fruitless: u32,
+    /// The transfer that broke last.
+    transfer: u64,
+}
 
 /// Why a transfer ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -60,13 +79,26 @@ enum Fault {
     Stopping,
 }
 
+impl Fault {
+    /// Whether it speaks against the stream only, and not against what came over it before.
+    const fn is_of_stream(&self) -> bool {
+        matches!(self, Self::Frame(_) | Self::Left | Self::Idle | Self::Replaced)
+    }
+}
+
 /// Receives one snapshot over a greeted stream, makes it durable and hands it to the event loop.
 pub(super) async fn run(shared: &Shared, accepted: Accepted) {
     let (from, remote) = (accepted.from, accepted.remote.clone());
-    let mut pipe =
-        Pipe { accepted, ticker: shared.ticker(), transfer: None, staged: 0, out: BytesMut::new() };
+    let mut pipe = Pipe {
+        accepted,
+        ticker: shared.ticker(),
+        close: None,
+        transfer: None,
+        staged: 0,
+        out: BytesMut::new(),
+    };
     let result = match pipe.begin(shared).await {
-        Ok((term, meta)) => match receive(shared, &mut pipe, term, &meta).await {
+        Ok((term, name)) => match receive(shared, &mut pipe, term, name).await {
             Ok(file) => deliver(shared, &mut pipe, term, file).await,
             Err(fault) => Err(fault),
         },
@@ -77,60 +109,53 @@ pub(super) async fn run(shared: &Shared, accepted: Accepted) {
         format!("a snapshot from {from} at {remote} was given up: {fault}")
     });
     // So that the sender's log says why, too. It may be gone.
-    let _ = pipe
-        .reply(shared, &Reply::Failed { transfer: pipe.transfer.unwrap_or(0), why: fault.to_string() })
-        .await;
+    let transfer = pipe.transfer.unwrap_or(0);
+    let _ = pipe.reply(shared, &Reply::Failed { transfer, why: fault.to_string() }).await;
+    drop(pipe);
+    shared.receiving.forget_later(shared, transfer).await;
 }
 
 async fn receive(
     shared: &Shared,
     pipe: &mut Pipe,
     term: Term,
-    meta: &SnapshotMeta,
+    name: FileName,
 ) -> Result<SnapshotFile, Fault> {
     let close = shared.receiving.enter(pipe.accepted.from, term)?;
-    let result = tokio::select! {
-        biased;
-        () = close.notified() => Err(Fault::Replaced),
-        result = stage(shared, pipe, meta) => result,
-    };
+    pipe.close = Some(Arc::clone(&close));
+    let result = stage(shared, pipe, name).await;
+    pipe.close = None;
     shared.receiving.leave(&close);
     result
 }
 
-/// Writes the chunks to a staged file, and gives it its name once it is whole.
-async fn stage(shared: &Shared, pipe: &mut Pipe, meta: &SnapshotMeta) -> Result<SnapshotFile, Fault> {
-    let mut buffered = shared.receiving.turn.lock().await;
-    let (snapshots, wanted) = (Arc::clone(&shared.snapshots), meta.clone());
-    let work = on_lane(&shared.lane, move || snapshots.receive(&wanted));
-    let receiver = pipe.during(shared, work).await?.ok_or(Fault::Stopping)??;
-    let mut staged = Staged { receiver: Some(receiver), lane: Arc::clone(&shared.lane) };
-    loop {
-        match pipe.next(shared).await? {
-            Frame::Chunk { transfer, number, bytes } => {
-                pipe.check(transfer, number)?;
-                let bytes = if mutant!("chunk-mix") && number > 0 {
-                    // The planted bug: what a broken transfer left is taken for a part of this one.
-                    buffered.entry(number).or_insert(bytes).clone()
+/// Writes the chunks to a staged file, and gives it its name once it is whole. If the stream breaks before that, what
+/// is there is kept.
+async fn stage(shared: &Shared, pipe: &mut Pipe, name: FileName) -> Result<SnapshotFile, Fault> {
+    let mut bench = pipe.during(shared, shared.receiving.turn.lock()).await?;
+    let (mut staged, fruitless) = Staged::begin(shared, pipe, &mut bench, &name).await?;
+    let begun = pipe.staged;
+    match staged.take(shared, pipe, &mut bench.buffered).await {
+        Ok(()) => {
+            bench.buffered.clear();
+            let Some(receiver) = staged.receiver.take() else { return Err(Fault::Stopping) };
+            let commit = on_lane(&shared.lane, move || receiver.commit());
+            Ok(pipe.during(shared, commit).await?.ok_or(Fault::Stopping)??)
+        }
+        Err(fault) => {
+            let kept = staged.receiver.take_if(|receiver| fault.is_of_stream() && receiver.is_good());
+            if let (Some(receiver), Some(transfer)) = (kept, pipe.transfer) {
+                let fruitless = if receiver.frames() > begun { 0 } else { fruitless + 1 };
+                if receiver.frames() > 0 && fruitless <= FRUITLESS_MAX {
+                    let from = pipe.accepted.from;
+                    bench.kept = Some(Kept { from, file: name, receiver, fruitless, transfer });
                 } else {
-                    bytes
-                };
-                staged.write(shared, pipe, bytes).await?;
-                pipe.staged += 1;
-                pipe.progress(shared).await?;
+                    staged.receiver = Some(receiver);
+                }
             }
-            Frame::End { transfer, chunks } => {
-                pipe.check(transfer, chunks)?;
-                break;
-            }
-            Frame::Begin { .. } => return Err(Fault::Protocol("a second beginning".to_owned())),
-            Frame::Ping => pipe.progress(shared).await?,
+            Err(fault)
         }
     }
-    let Some(receiver) = staged.receiver.take() else { return Err(Fault::Stopping) };
-    let file = pipe.during(shared, on_lane(&shared.lane, move || receiver.commit())).await?;
-    buffered.clear();
-    Ok(file.ok_or(Fault::Stopping)??)
 }
 
 /// Hands the file over, and only then says that it is here.
@@ -149,15 +174,78 @@ struct Staged {
 }
 
 impl Staged {
+    /// Goes on with what was kept of this file, or begins with nothing. Also says how many times in a row nothing was
+    /// added to it.
+    async fn begin(
+        shared: &Shared,
+        pipe: &mut Pipe,
+        bench: &mut Bench,
+        name: &FileName,
+    ) -> Result<(Self, u32), Fault> {
+        let lane = Arc::clone(&shared.lane);
+        let (staged, fruitless) = match bench.kept.take() {
+            Some(Kept { from, file, receiver, fruitless, .. })
+                if from == pipe.accepted.from && file == *name =>
+            {
+                (Self { receiver: Some(receiver), lane }, fruitless)
+            }
+            other => {
+                drop(other.map(|kept| Self { receiver: Some(kept.receiver), lane: Arc::clone(&lane) }));
+                let (snapshots, wanted) = (Arc::clone(&shared.snapshots), name.meta.clone());
+                let work = on_lane(&lane, move || snapshots.receive(&wanted));
+                let receiver = pipe.during(shared, work).await?.ok_or(Fault::Stopping)??;
+                (Self { receiver: Some(receiver), lane }, 0)
+            }
+        };
+        pipe.staged = staged.receiver.as_ref().map_or(0, SnapshotReceiver::frames);
+        Ok((staged, fruitless))
+    }
+
+    /// Tells the sender where to begin, and takes chunks until it says that there are no more.
+    async fn take(
+        &mut self,
+        shared: &Shared,
+        pipe: &mut Pipe,
+        buffered: &mut BTreeMap<u64, Bytes>,
+    ) -> Result<(), Fault> {
+        let (transfer, chunk) = (pipe.transfer.unwrap_or(0), pipe.staged);
+        pipe.reply(shared, &Reply::From { transfer, chunk }).await?;
+        loop {
+            match pipe.next(shared).await? {
+                Frame::Chunk { transfer, number, bytes } => {
+                    pipe.check(transfer, number)?;
+                    let bytes = if mutant!("chunk-mix") && number > 0 {
+                        // The planted bug: what a broken transfer left is taken for a part of this one.
+                        buffered.entry(number).or_insert(bytes).clone()
+                    } else {
+                        bytes
+                    };
+                    self.write(shared, pipe, bytes).await?;
+                    pipe.staged += 1;
+                    pipe.progress(shared).await?;
+                }
+                Frame::End { transfer, chunks } => return pipe.check(transfer, chunks),
+                Frame::Begin { .. } => return Err(Fault::Protocol("a second beginning".to_owned())),
+                Frame::Ping => pipe.progress(shared).await?,
+            }
+        }
+    }
+
+    /// Writes a chunk. The file is as good as before if the stream breaks meanwhile.
     async fn write(&mut self, shared: &Shared, pipe: &mut Pipe, bytes: Bytes) -> Result<(), Fault> {
         let Some(mut receiver) = self.receiver.take() else { return Err(Fault::Stopping) };
-        let work = on_lane(&shared.lane, move || {
+        let mut work = pin!(on_lane(&shared.lane, move || {
             let written = receiver.chunk(&bytes);
             (receiver, written)
-        });
-        let (receiver, written) = pipe.during(shared, work).await?.ok_or(Fault::Stopping)?;
+        }));
+        let (done, broken) = match pipe.during(shared, work.as_mut()).await {
+            Ok(done) => (done, Ok(())),
+            Err(fault) => (work.await, Err(fault)),
+        };
+        let (receiver, written) = done.ok_or(Fault::Stopping)?;
         self.receiver = Some(receiver);
-        Ok(written?)
+        written?;
+        broken
     }
 }
 
@@ -173,6 +261,8 @@ impl Drop for Staged {
 struct Pipe {
     accepted: Accepted,
     ticker: Ticker,
+    /// Notified when the transfer is to be ended; once it has its place.
+    close: Option<Arc<Notify>>,
     /// Known once the transfer has begun.
     transfer: Option<u64>,
     /// Chunks verified and written.
@@ -182,11 +272,11 @@ struct Pipe {
 
 impl Pipe {
     /// Waits for the first frame.
-    async fn begin(&mut self, shared: &Shared) -> Result<(Term, SnapshotMeta), Fault> {
+    async fn begin(&mut self, shared: &Shared) -> Result<(Term, FileName), Fault> {
         match self.next(shared).await? {
-            Frame::Begin { transfer, term, meta } => {
+            Frame::Begin { transfer, term, file } => {
                 self.transfer = Some(transfer);
-                Ok((term, meta))
+                Ok((term, file))
             }
             _ => Err(Fault::Protocol("no beginning".to_owned())),
         }
@@ -198,6 +288,7 @@ impl Pipe {
         loop {
             tokio::select! {
                 biased;
+                () = closed(self.close.as_deref()) => return Err(Fault::Replaced),
                 frame = self.accepted.reader.read::<Frame>() => return frame?.ok_or(Fault::Left),
                 () = self.ticker.tick() => {}
             }
@@ -245,6 +336,7 @@ impl Pipe {
         loop {
             tokio::select! {
                 biased;
+                () = closed(self.close.as_deref()) => return Err(Fault::Replaced),
                 done = work.as_mut() => return Ok(done),
                 () = self.ticker.tick() => {}
             }
@@ -253,7 +345,26 @@ impl Pipe {
     }
 }
 
+/// Waits until the transfer is to be ended.
+async fn closed(close: Option<&Notify>) {
+    match close {
+        Some(close) => close.notified().await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Slot {
+    /// Throws away what was kept of this transfer, unless it was taken up again in the meantime.
+    async fn forget_later(&self, shared: &Shared, transfer: u64) {
+        let is_this = |kept: &mut Kept| kept.transfer == transfer;
+        if self.turn.lock().await.kept.as_mut().is_none_or(|kept| !is_this(kept)) {
+            return;
+        }
+        sleep(&*shared.clock, KEPT_MAX).await;
+        let kept = self.turn.lock().await.kept.take_if(is_this);
+        drop(kept.map(|kept| Staged { receiver: Some(kept.receiver), lane: Arc::clone(&shared.lane) }));
+    }
+
     /// Takes the place; whoever has it is told to leave.
     fn enter(&self, from: NodeId, term: Term) -> Result<Arc<Notify>, Fault> {
         let mut holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);

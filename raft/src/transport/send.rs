@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::dial::{DialError, Dialled, dial};
 use super::handshake::{Purpose, check_accept};
 use super::support::{TICKS, Task, Ticker, on_lane, write_some};
-use super::transfer::{Frame, Reply, WINDOW};
+use super::transfer::{FileName, Frame, Reply, WINDOW};
 use super::{Incoming, Shared};
 use crate::codec::{FrameError, FrameReader, encode_frame};
 use crate::core::{NodeId, SnapshotOutcome, Term};
@@ -121,15 +121,27 @@ async fn attempt(shared: &Shared, order: &Order) -> Result<(), Fault> {
         out: BytesMut::new(),
         unflushed: false,
         silent_ticks: 0,
+        from: None,
         sent: 0,
         acknowledged: 0,
         delivered: false,
     };
-    pipe.put(&Frame::Begin { transfer, term: order.term, meta: order.file.meta.clone() })?;
+    pipe.put(&Frame::Begin { transfer, term: order.term, file: FileName::of(&order.file) })?;
+    let from = pipe.from().await?;
     let (snapshots, file) = (Arc::clone(&shared.snapshots), order.file.clone());
-    let opened = pipe.during(on_lane(&shared.lane, move || snapshots.chunks(&file))).await?;
+    let opened = pipe
+        .during(on_lane(&shared.lane, move || {
+            let mut chunks = snapshots.chunks(&file)?;
+            chunks.skip(from).map(|()| chunks)
+        }))
+        .await?;
     let mut chunks = opened.ok_or(Fault::Stopping)??;
-    let mut sent = 0;
+    if from > 0 {
+        tracing::info!(peer = %order.to, snapshot = %order.file.meta.last, from, "going on with a snapshot");
+    }
+    let mut sent = from;
+    pipe.sent = from;
+    pipe.acknowledged = from;
     loop {
         while sent - pipe.acknowledged >= WINDOW {
             pipe.step().await?;
@@ -141,6 +153,7 @@ async fn attempt(shared: &Shared, order: &Order) -> Result<(), Fault> {
         let (back, chunk) = pipe.during(read).await?.ok_or(Fault::Stopping)?;
         chunks = back;
         let Some(bytes) = chunk? else { break };
+        pipe.during(shared.pace.wait(&*shared.clock, bytes.len())).await?;
         pipe.put(&Frame::Chunk { transfer, number: sent, bytes })?;
         sent += 1;
         pipe.sent = sent;
@@ -163,6 +176,8 @@ struct Pipe {
     out: BytesMut,
     unflushed: bool,
     silent_ticks: u32,
+    /// The chunk that the receiver wants to begin with, once it has said so.
+    from: Option<u64>,
     /// Chunks put into `out`.
     sent: u64,
     /// Invariant: at most `sent`.
@@ -173,6 +188,16 @@ struct Pipe {
 impl Pipe {
     fn put(&mut self, frame: &Frame) -> Result<(), Fault> {
         Ok(encode_frame(frame, self.frame_bytes_max, &mut self.out)?)
+    }
+
+    /// Waits until the receiver has said where to begin.
+    async fn from(&mut self) -> Result<u64, Fault> {
+        loop {
+            match self.from {
+                Some(from) => return Ok(from),
+                None => self.step().await?,
+            }
+        }
     }
 
     /// Keeps the stream going until `work` is done.
@@ -212,6 +237,10 @@ impl Pipe {
 
     fn on_reply(&mut self, reply: Reply) -> Result<(), Fault> {
         match reply {
+            Reply::From { transfer, chunk } if transfer == self.transfer && self.from.is_none() => {
+                self.from = Some(chunk);
+                Ok(())
+            }
             Reply::Progress { transfer, chunks } if transfer == self.transfer && chunks <= self.sent => {
                 self.acknowledged = self.acknowledged.max(chunks);
                 Ok(())
@@ -221,7 +250,7 @@ impl Pipe {
                 Ok(())
             }
             Reply::Failed { why, .. } => Err(Fault::Refused(why)),
-            Reply::Progress { .. } | Reply::Delivered { .. } => Err(Fault::Confused),
+            Reply::From { .. } | Reply::Progress { .. } | Reply::Delivered { .. } => Err(Fault::Confused),
         }
     }
 }

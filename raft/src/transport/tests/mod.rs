@@ -79,7 +79,8 @@ impl World {
             configuration: of_members(1..=3),
             overrides: BTreeMap::new(),
             snapshots,
-            options: PeerOptions::default(),
+            // Time passes in this world only when nothing moves, and many a test waits for something to move.
+            options: PeerOptions { snapshot_bytes_per_second: 0, ..PeerOptions::default() },
             seed: id,
         };
         (config, disk)
