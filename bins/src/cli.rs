@@ -374,6 +374,7 @@ mod tests {
             "raftkv member",
             "raftkv member add 4",
             "raftkv member add 4=a:1",
+            "raftkv member add 4=a:1,b",
             "raftkv member add 4=a:1,b:2 --wait -1",
             "raftkv member remove n4",
             "raftkv member replace 4=a:1,b:2",

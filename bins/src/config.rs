@@ -171,6 +171,9 @@ impl FromStr for MemberFlag {
         let (id, addresses) = text.split_once('=').ok_or(form)?;
         let (peer, client) = addresses.split_once(',').ok_or(form)?;
         let id = id.parse().map_err(|_| format!("{form}, and {id:?} is not a number"))?;
+        for (what, address) in [("peer", peer), ("client", client)] {
+            check_address(&format!("the {what} address"), address).map_err(|error| error.to_string())?;
+        }
         Ok(Self { id, addresses: Addresses { peer: peer.to_owned(), client: client.to_owned() } })
     }
 }

@@ -208,9 +208,19 @@ fn a_learner_serves_reads_and_is_promoted_and_demoted() {
     assert_eq!(does(&cluster, &["member", "add", &fourth, "--learner"]), "member 4 is a learner\n");
     assert_eq!(those(&list(&cluster), "learner"), [4]);
     does(&cluster, &["put", "k", "fresh"]);
-    let read = ["get", "k", "--any", "--endpoints", own];
-    let output = common::raftkv(&read, "");
-    assert_eq!((code(&output), stdout(&output).as_str()), (0, "fresh\n"), "{}", stderr(&output));
+    // The leader is where this client cannot reach it; the learner can.
+    does(&cluster, &["leader", "transfer", "3"]);
+    let peer = list(&cluster)["members"][2]["peer"].as_str().unwrap().to_owned();
+    does(&cluster, &["member", "update", &format!("3={peer},127.0.0.1:9")]);
+    run(async {
+        eventually(20, "the learner answers by itself", || async {
+            let output = common::raftkv(&["get", "k", "--any", "--endpoints", own], "");
+            (code(&output), stdout(&output).as_str()) == (0, "fresh\n")
+        })
+        .await;
+    });
+    let output = common::raftkv(&["get", "k", "--timeout", "1", "--endpoints", own], "");
+    assert_eq!(code(&output), 2, "only the leader may answer this: {}", stdout(&output));
     let status = stdout(&cluster.raftkv(&["status"]));
     assert!(status.lines().any(|line| line.starts_with('4') && line.contains("learner")), "{status}");
     let said = does(&cluster, &["member", "promote", "4"]);
@@ -391,6 +401,9 @@ fn addresses_are_changed_while_the_member_is_the_same() {
     let cluster = serving();
     let list_before = list(&cluster);
     let peer = list_before["members"][2]["peer"].as_str().unwrap().to_owned();
+    for (n, endpoint) in cluster.endpoints.iter().enumerate() {
+        assert_eq!(&list_before["members"][n]["client"], endpoint, "what the cluster was formed with");
+    }
     let said = does(&cluster, &["member", "update", &format!("3={peer},127.0.0.1:9")]);
     assert_eq!(said, format!("member 3 serves peers at {peer} and clients at 127.0.0.1:9\n"));
     let after = list(&cluster);

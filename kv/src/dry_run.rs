@@ -223,7 +223,8 @@ mod tests {
 
     #[test]
     fn it_says_how_many_may_fail_before_and_after() {
-        let cases: [(&[u64], Change, &[u64], &str, &str); 5] = [
+        type Case = (&'static [u64], Change, &'static [u64], &'static str, &'static str);
+        let cases: [Case; 5] = [
             (
                 &[1, 2, 3],
                 Change::Remove(NodeId(3)),

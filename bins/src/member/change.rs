@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use kv::client::{Client, ClientError, Reason};
 use kv::dry_run::{Danger, DryRun};
 use kv::wire::{MemberRefusal, Membership, NotDone};
-use raft::clock::{self, Clock, RealClock};
+use raft::clock::{self, Clock, Monotonic, RealClock};
 use raft::core::{Change, NodeId};
 use serde_json::Value;
 
@@ -90,9 +90,7 @@ impl Changing {
             return Ok(Verdict::Stop { safe: danger.is_none() });
         }
         match danger {
-            Some(danger) if !self.force => {
-                Err(Failure::Definite(format!("refused: {danger} (or --force, and live with it)")))
-            }
+            Some(danger) if !self.force => Err(refused(&danger)),
             Some(danger) => {
                 eprintln!("raftkv: forced, although {danger}");
                 Ok(Verdict::Go)
@@ -101,10 +99,13 @@ impl Changing {
         }
     }
 
-    /// Why `changes` should not be made now, unless they are forced.
-    pub(super) fn danger(&self, view: &View, changes: &[Change]) -> Option<Danger> {
+    /// Refuses what would stop the cluster by now: to catch up may have taken long, and others may have failed.
+    pub(super) fn check(&self, view: &View, changes: &[Change]) -> Result<(), Failure> {
         let dry_run = DryRun::new(&view.membership.configuration, changes, &view.answering());
-        dry_run.danger().filter(|_| !self.force)
+        match dry_run.danger() {
+            Some(danger) if !self.force => Err(refused(&danger)),
+            _ => Ok(()),
+        }
     }
 
     /// Makes the change that was reckoned with `view`. If nobody can say what became of it, looks whether `made`.
@@ -180,15 +181,10 @@ impl Changing {
     /// Waits until `id` has caught up: until it takes no more than a moment to reach what was the end of the log when
     /// the moment began (§4.2.1).
     pub(super) async fn wait_for_log(&self, id: NodeId, wait: Duration) -> Result<Option<View>, Failure> {
-        let mut round = None;
+        let mut rounds = Rounds::default();
         self.wait(id, wait, |view| {
-            let now = RealClock.now();
-            let (end, begun) = *round.get_or_insert((view.leader.last, now));
-            if view.matched(id).is_none_or(|matched| matched < end) {
-                return false;
-            }
-            round = Some((view.leader.last, now));
-            view.membership.is_settled() && view.answering().contains(&id) && now.since(begun) <= ROUND_MAX
+            let quick = rounds.is_quick(view.matched(id), view.leader.last, RealClock.now());
+            quick && view.membership.is_settled() && view.answering().contains(&id)
         })
         .await
     }
@@ -219,6 +215,30 @@ impl Changing {
             Some(dry_run) if !dry_run.changes_voters() => print(b"the voters stay as they are"),
             _ => Ok(()),
         }
+    }
+}
+
+fn refused(danger: &Danger) -> Failure {
+    Failure::Definite(format!("refused: {danger} (or --force, and live with it)"))
+}
+
+/// The rounds of a learner that catches up (§4.2.1): each begins with the end of the log, and ends when that is reached.
+#[derive(Default)]
+pub(super) struct Rounds {
+    /// Where the round under way ends, and when it began.
+    round: Option<(u64, Monotonic)>,
+}
+
+impl Rounds {
+    /// Whether a round has ended now that was quick enough: who has `matched` has caught up with a log that ends at
+    /// `last`.
+    pub(super) fn is_quick(&mut self, matched: Option<u64>, last: u64, now: Monotonic) -> bool {
+        let (end, begun) = *self.round.get_or_insert((last, now));
+        if matched.is_none_or(|matched| matched < end) {
+            return false;
+        }
+        self.round = Some((last, now));
+        now.since(begun) <= ROUND_MAX
     }
 }
 

@@ -160,6 +160,7 @@ async fn promote(args: PromoteArgs) -> Result<ExitCode, Failure> {
             Some(later) => view = later,
             None => return Ok(still_behind(id, "give the command again later")),
         }
+        changing.check(&view, &changes)?;
     }
     if view.role(id) != Some(MemberRole::Voter) {
         let made = |view: &View| view.role(id) == Some(MemberRole::Voter);
@@ -244,11 +245,8 @@ async fn replace(args: ReplaceArgs) -> Result<ExitCode, Failure> {
             None => return Ok(still_behind(new, "give the command again later")),
         },
     };
-    // It may have taken long: others may have failed meanwhile.
     let changes = steps(&view, old, new);
-    if let Some(danger) = changing.danger(&view, &changes) {
-        return Err(Failure::Definite(format!("refused: {danger} (or --force, and live with it)")));
-    }
+    changing.check(&view, &changes)?;
     let made = |view: &View| view.role(old).is_none() && view.role(new).is_some();
     changing.make(&view, changes, made).await?;
     changing.tell(&done).await?;

@@ -2,6 +2,8 @@ use kv::wire::{Membership, NodeReport, PeerReport};
 use raft::core::Configuration;
 
 use super::*;
+use change::Rounds;
+use raft::clock::Monotonic;
 use view::{dry_run_json, dry_run_text};
 
 fn member_at(n: u64) -> Member {
@@ -112,4 +114,16 @@ fn a_new_member_must_not_be_taken_for_another() {
     assert!(error.contains("member 4 is in the cluster already"), "{error}");
     let error = check_new(&view, &flag(9)).unwrap_err().to_string();
     assert!(error.contains("member 9 was removed"), "{error}");
+}
+
+#[test]
+fn a_learner_has_caught_up_once_a_round_was_quick() {
+    let at = |ms: u64| Monotonic(ms * 1_000_000);
+    let mut rounds = Rounds::default();
+    assert!(!rounds.is_quick(None, 100, at(0)), "it is not known to have anything");
+    assert!(!rounds.is_quick(Some(90), 150, at(1_500)));
+    // It reaches 100, the end of the log as it was: but that took two seconds, in which as much came again.
+    assert!(!rounds.is_quick(Some(120), 200, at(2_000)));
+    assert!(!rounds.is_quick(Some(199), 205, at(2_400)));
+    assert!(rounds.is_quick(Some(200), 206, at(2_600)), "though it is behind by what came since");
 }

@@ -111,6 +111,9 @@ impl Service {
 
     async fn change(&self, changes: Vec<Change>, expected: Option<u64>) -> Outcome {
         let Ok(node) = self.ready() else { return Outcome::NotDone(NotDone::ShuttingDown) };
+        if let Err(reason) = check_changes(&changes) {
+            return Outcome::NotDone(NotDone::Invalid { reason });
+        }
         let Ok(_one_at_a_time) = self.changing.try_lock() else {
             return Outcome::NotDone(NotDone::Refused(MemberRefusal::InProgress));
         };
@@ -147,13 +150,8 @@ impl Service {
         if new.id.0 == 0 {
             return invalid("a member has id 0; ids begin at 1".into());
         }
-        for (what, address) in [("peer", &new.peer), ("client", &new.client)] {
-            if !is_address(address) {
-                return invalid(format!(
-                    "the {what} address of member {} is {address:?}; it must be HOST:PORT, of at most {ADDRESS_BYTES_MAX} bytes",
-                    new.id.0
-                ));
-            }
+        if let Err(reason) = check_addresses(new.id, &new.peer, &new.client) {
+            return invalid(reason);
         }
         let configuration = Arc::clone(&node.membership.borrow().configuration);
         let refuse = |refusal| Err(NotDone::Refused(refusal));
@@ -216,11 +214,55 @@ struct NewMember {
 /// A host's name has at most 253 bytes.
 const ADDRESS_BYTES_MAX: usize = 300;
 
+/// What an address looks like is the network's business; but it is put into messages, files and logs.
 fn is_address(address: &str) -> bool {
-    address.len() <= ADDRESS_BYTES_MAX
-        && address
-            .rsplit_once(':')
-            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+    let strange = |c: char| c.is_whitespace() || c.is_control();
+    !address.is_empty() && address.len() <= ADDRESS_BYTES_MAX && !address.contains(strange)
+}
+
+fn check_addresses(id: NodeId, peer: &str, client: &str) -> Result<(), String> {
+    for (what, address) in [("peer", peer), ("client", client)] {
+        if !is_address(address) {
+            return Err(format!(
+                "the {what} address of member {} is {address:?}; it must have 1 to \
+                 {ADDRESS_BYTES_MAX} bytes, and no blanks",
+                id.0
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Steps of one change, at most: the configuration stands in the log whole.
+const CHANGES_MAX: usize = 64;
+
+/// What is wrong with changes for this store, beyond what the core says of them.
+fn check_changes(changes: &[Change]) -> Result<(), String> {
+    if changes.len() > CHANGES_MAX {
+        return Err(format!(
+            "the change has {} steps; at most {CHANGES_MAX} are made at once",
+            changes.len()
+        ));
+    }
+    for change in changes {
+        let (Change::AddLearner { id, member, .. }
+        | Change::AddVoter { id, member }
+        | Change::Update { id, member }) = change
+        else {
+            continue;
+        };
+        if member.incarnation == 0 {
+            return Err(format!(
+                "it is not said which disk member {} has: use AddMember, which asks it",
+                id.0
+            ));
+        }
+        let Ok(client) = std::str::from_utf8(&member.context) else {
+            return Err(format!("the client address of member {} is not text", id.0));
+        };
+        check_addresses(*id, &member.address, client)?;
+    }
+    Ok(())
 }
 
 /// Where `id` serves clients, as the configuration has it.

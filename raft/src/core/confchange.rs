@@ -162,3 +162,6 @@ fn update(next: &mut Configuration, id: NodeId, member: &Member) -> Result<(), C
 fn is_sound(lease: Lease) -> bool {
     lease.duration_ms > 0 && lease.drift_ppm < 1_000_000
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,7 +116,8 @@ impl Raft {
         if crate::mutant!("lease-ack-time")
             && let Some(now) = self.shared.clock.now_ns
         {
-            leader.lease.sent.iter_mut().filter(|(sent, _)| *sent == round).for_each(|(_, at)| *at = now);
+            leader.lease.sent.retain(|(sent, _)| *sent < round);
+            leader.lease.sent.push_back((round, now));
         }
         if let Some(progress) = leader.progress.get_mut(&from) {
             progress.leased_round = progress.leased_round.max(round);

@@ -389,6 +389,8 @@ mod tests {
                     let expected =
                         twin.known().filter(|e| e.index.0 > from && e.index.0 <= from + number);
                     prop_assert!(between.iter().eq(expected));
+                    let bytes: u64 = between.iter().map(Entry::size_bytes).sum();
+                    prop_assert_eq!(log.bytes_between(Index(from), Index(from + number)), bytes);
                 }
             }
         }

@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) fast_ppm: Vec<u64>,
     /// The lease of this schedule, if leases come into it.
     pub(crate) lease: Option<Lease>,
+    /// How often a leader is cut off: hears nobody, is heard by nobody, or both.
+    pub(crate) isolate: usize,
     /// The most time that passes from one action to the next.
     pub(crate) step_ns: usize,
     /// How often a Ready is made durable at once, rather than later.
@@ -65,16 +67,16 @@ impl Plan {
             ..Config::new(NodeId(1))
         };
         let members = nodes;
-        let change = if rng.chance(500) { 0 } else { rng.below(60) };
+        let change = if rng.chance(400) { 0 } else { 10 + rng.below(100) };
         let nodes = if change > 0 { members + rng.below(4) } else { members };
         let lease = rng.chance(400).then(|| Lease {
-            duration_ms: 20 + rng.below(100) as u32,
-            drift_ppm: if rng.chance(500) { 0 } else { rng.below(400_000) as u32 },
+            duration_ms: 20 + rng.below(300) as u32,
+            drift_ppm: if rng.chance(500) { 0 } else { rng.below(1_000_000) as u32 },
         });
         let drift = lease.map_or(0, |lease| lease.drift_ppm as usize);
         let mut configuration = draw_configuration(rng, members);
         configuration.lease = lease.filter(|_| rng.chance(800));
-        Self {
+        let mut plan = Self {
             nodes,
             configuration,
             actions: 500 + rng.below(3000),
@@ -96,10 +98,31 @@ impl Plan {
             fast_ppm: (0..nodes).map(|_| *rng.pick(&[0, drift as u64, drift as u64 / 2])).collect(),
             lease,
             step_ns: 1 + rng.below(4_000_000),
+            isolate: sometimes(rng, 30),
             prompt_disk: rng.below(1001),
             tick: (0..nodes).map(|_| rng.below(6)).collect(),
             config,
+        };
+        if plan.lease.is_some() && rng.chance(500) {
+            plan.lean_on_leases(rng);
         }
+        plan
+    }
+
+    /// What makes a lease matter: leaders that are cut off, and asked; elections as soon as a promise has run out.
+    fn lean_on_leases(&mut self, rng: &mut Rng) {
+        self.isolate = 10 + rng.below(40);
+        self.read = 100 + rng.below(300);
+        self.propose = 100;
+        self.crash /= 4;
+        self.partition /= 4;
+        self.compact /= 4;
+        self.drop /= 4;
+        self.hurry = 4;
+        self.prompt_disk = 900;
+        self.step_ns = 200_000 + rng.below(2_000_000);
+        self.tick.iter_mut().for_each(|times| *times = (*times).max(2));
+        self.config.reads_pending_max = 8;
     }
 }
 

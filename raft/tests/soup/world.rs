@@ -169,6 +169,9 @@ impl World {
         if self.rng.chance(self.plan.change) {
             self.at_some(leads, Self::change);
         }
+        if self.rng.chance(self.plan.isolate) {
+            self.at_some(leads, Self::isolate);
+        }
         if self.rng.chance(self.plan.report) {
             self.at_some(|node| node.raft.is_some(), Self::report_connection);
         }
@@ -288,9 +291,11 @@ impl World {
         self.observe(node);
     }
 
-    /// A leader is asked for a change of membership, sensible or not.
+    /// A leader is asked for a change of membership, mostly a sensible one.
     fn change(&mut self, node: usize) {
-        let changes: Vec<Change> = (0..1 + self.rng.below(3)).map(|_| self.draw_change()).collect();
+        let Some(raft) = &self.nodes[node].raft else { return };
+        let current = raft.configuration().clone();
+        let changes: Vec<Change> = (0..1 + self.rng.below(3)).map(|_| self.draw_change(&current)).collect();
         let Some(raft) = self.raft(node) else { return };
         let answer = raft.propose_change(&changes);
         if answer.is_ok() {
@@ -300,17 +305,22 @@ impl World {
         self.observe(node);
     }
 
-    fn draw_change(&mut self) -> Change {
+    fn draw_change(&mut self, current: &Configuration) -> Change {
         let id = NodeId(self.rng.below(self.nodes.len()) as u64 + 1);
         let member = Member { incarnation: id.0, address: format!("{}", self.commands), ..Member::default() };
-        match self.rng.below(14) {
-            0..3 => Change::AddVoter { id, member },
-            3..6 => Change::AddLearner { id, member, joining: self.rng.chance(500) },
-            6..8 => Change::Promote(id),
-            8..10 => Change::Demote(id),
-            10..12 => Change::Remove(id),
-            12 => Change::Update { id, member },
-            _ => Change::SetLease(self.plan.lease.filter(|_| self.rng.chance(700))),
+        if self.rng.chance(150) {
+            return Change::SetLease(self.plan.lease.filter(|_| self.rng.chance(700)));
+        }
+        let is_sensible = self.rng.chance(900);
+        match self.rng.below(3) {
+            0 if !(is_sensible && current.contains(id)) => Change::AddVoter { id, member },
+            1 if !(is_sensible && current.contains(id)) => {
+                Change::AddLearner { id, member, joining: self.rng.chance(500) }
+            }
+            0 if !(is_sensible && current.is_voter(id)) => Change::Promote(id),
+            1 if !(is_sensible && current.learners.contains(&id)) => Change::Demote(id),
+            1 => Change::Update { id, member },
+            _ => Change::Remove(id),
         }
     }
 
@@ -540,6 +550,22 @@ impl World {
         trace!(self, "cut links: {:?}", self.blocked);
     }
 
+    /// Cuts a leader off the others, in one direction or both; or ends all cuts.
+    fn isolate(&mut self, node: usize) {
+        self.blocked.clear();
+        let kind = self.rng.below(4);
+        let id = self.nodes[node].id;
+        for other in self.nodes.iter().map(|node| node.id).filter(|other| *other != id) {
+            if kind == 1 || kind == 2 {
+                self.blocked.insert((other, id));
+            }
+            if kind == 1 || kind == 3 {
+                self.blocked.insert((id, other));
+            }
+        }
+        trace!(self, "cut links: {:?}", self.blocked);
+    }
+
     /// The second phase: a quorum is healed, the rest is cut off, and there must be progress (§3.9 names what it
     /// takes). Everything still on its way arrives first.
     pub(crate) fn heal_and_demand_progress(&mut self) {
@@ -614,6 +640,14 @@ impl World {
         // Some were never committed, and come to nothing.
         configurations.retain(|configuration| holds(configuration, &all));
         configurations.push(committed.unwrap_or(&self.plan.configuration).clone());
+        // Who is to become a voter may become one at any moment.
+        let promoted = configurations.iter().filter(|configuration| !configuration.joining.is_empty());
+        let promoted: Vec<Configuration> = promoted
+            .map(|configuration| {
+                Configuration::of_voters(configuration.voters.union(&configuration.joining).copied())
+            })
+            .collect();
+        configurations.extend(promoted.into_iter().filter(|configuration| holds(configuration, &all)));
         let is_enough = |core: &BTreeSet<NodeId>| configurations.iter().all(|c| holds(c, core));
         assert!(is_enough(&all), "{all:?} are no quorum of {configurations:?}");
         let mut core = all.clone();

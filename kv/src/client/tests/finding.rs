@@ -116,6 +116,26 @@ fn reads_that_are_spread_go_round_the_members_and_leave_out_those_that_fail() {
 }
 
 #[test]
+fn who_answered_a_read_that_was_spread_is_not_taken_for_the_leader() {
+    run(async {
+        let (net, log) = (net(), Log::default());
+        let script = |_, body: &RequestBody| match body {
+            RequestBody::Range { .. } => empty_range(),
+            _ => put_done(1),
+        };
+        server(&net, "a", &log, script).await;
+        server(&net, "b", &log, script).await;
+        let client = spreading(&net, &["a", "b"]);
+        client.get("k").await.unwrap();
+        client.get("k").await.unwrap();
+        client.put("k", "v").await.unwrap();
+        client.get("k").await.unwrap();
+        client.get("k").await.unwrap();
+        assert_eq!(sent_to(&log), ["a", "b", "a", "a", "b"], "nor do reads go to the leader only");
+    });
+}
+
+#[test]
 fn reads_that_are_not_spread_go_to_the_leader_and_say_so() {
     run(async {
         let (net, log) = (net(), Log::default());

@@ -55,6 +55,29 @@ fn changes_are_refused_for_what_is_wrong_with_them_and_nothing_is_changed() {
 }
 
 #[test]
+fn a_change_that_makes_no_sense_for_this_store_is_refused_before_the_core() {
+    run(async {
+        let (net, dir) = (net(), tempfile::tempdir().unwrap());
+        let (node, client) = one(&net, dir.path(), |_| {}).await;
+        let known = client.membership().await.unwrap().configuration.nodes[&NodeId(1)].clone();
+        let update = |member| vec![Change::Update { id: NodeId(1), member }];
+        let nobody = Member { incarnation: 0, ..known.clone() };
+        let cases = [
+            (vec![Change::AddVoter { id: NodeId(2), member: nobody }], "use AddMember, which asks it"),
+            (update(Member { address: String::new(), ..known.clone() }), "the peer address of member 1"),
+            (update(Member { context: "a\nb".into(), ..known.clone() }), "the client address of member 1"),
+            (update(Member { context: vec![0xff].into(), ..known.clone() }), "is not text"),
+            ((2..67).map(|n| Change::Remove(NodeId(n))).collect(), "at most 64 are made at once"),
+        ];
+        for (changes, expected) in cases {
+            let error = client.change_members(changes, None).await.unwrap_err().to_string();
+            assert!(error.contains("invalid request") && error.contains(expected), "{error}");
+        }
+        node.shutdown().await;
+    });
+}
+
+#[test]
 fn a_change_that_was_reckoned_with_another_configuration_is_refused() {
     run(async {
         let (net, dir) = (net(), tempfile::tempdir().unwrap());
@@ -91,9 +114,9 @@ fn a_new_member_is_asked_who_it_is_before_anything_is_changed() {
         assert_eq!(address, "nobody:1");
         for (wrong, expected) in [
             (member(0, "a:1", "a:2"), "ids begin at 1"),
-            (member(2, "a", "a:2"), "the peer address of member 2"),
-            (member(2, "a:1", "a:0"), "the client address of member 2"),
-            (member(2, &format!("{}:1", "a".repeat(400)), "a:2"), "at most 300 bytes"),
+            (member(2, "", "a:2"), "the peer address of member 2"),
+            (member(2, "a:1", "a :2"), "the client address of member 2"),
+            (member(2, &format!("{}:1", "a".repeat(400)), "a:2"), "1 to 300 bytes"),
         ] {
             let error = client.add_member(wrong, None).await.unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
@@ -218,6 +241,38 @@ fn the_leadership_goes_where_it_is_told_and_on_shutdown_to_another() {
         let leadership = *nodes[0].raft().leadership().borrow();
         assert!(leadership.leader.is_some_and(|leader| leader != to), "{leadership:?}");
         assert_eq!(leadership.term.0, after.term + 1);
+        for node in nodes {
+            node.shutdown().await;
+        }
+    });
+}
+
+#[test]
+fn a_leader_that_is_stopped_hands_over_before_it_refuses_anything() {
+    run(async {
+        let (net, dir) = (net(), tempfile::tempdir().unwrap());
+        let mut nodes = three(&net, dir.path()).await;
+        let client = client(&net, &["client1", "client2", "client3"]);
+        client.put("large", vec![0; 1 << 20]).await.unwrap();
+        let leader = client.leader_status().await.unwrap().id;
+        // A client that does not read its answers holds the stop up for as long as it may.
+        let address = format!("client{leader}");
+        let mut deaf = FrameStream::new(net.connect(&address).await.unwrap(), FRAME_BYTES_MAX);
+        deaf.push(&ClientHello::CURRENT).unwrap();
+        for id in 0..20 {
+            deaf.push(&Request { id, body: range_of("large", ReadMode::Serializable) }).unwrap();
+        }
+        deaf.send().await.unwrap();
+        let at = nodes.iter().position(|node| node.raft().id().0 == leader).unwrap();
+        let stopping = tokio::spawn(nodes.remove(at).shutdown());
+        // The others do not wait for that.
+        for n in 0..10 {
+            client.put("k", n.to_string()).await.unwrap();
+        }
+        assert_ne!(client.leader_status().await.unwrap().id, leader);
+        assert!(!stopping.is_finished(), "it is still waiting for its client");
+        drop(deaf);
+        stopping.await.unwrap();
         for node in nodes {
             node.shutdown().await;
         }
