@@ -128,6 +128,7 @@ mod lease;
 mod log;
 mod membership;
 mod message;
+mod model;
 mod progress;
 mod quorum;
 mod read_index;
