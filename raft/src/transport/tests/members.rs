@@ -154,6 +154,21 @@ async fn a_stranger_that_becomes_a_member_keeps_its_streams_and_is_told_of_anew(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stranger_that_leads_keeps_its_way_back() {
+    let world = World::new();
+    let mut one = world.node(1).await;
+    let mut four = world.added(4).await;
+    four.connected(1).await;
+    four.transport.send(heartbeat(4, 1, 7));
+    assert_eq!(one.message().await, heartbeat(4, 1, 7));
+    // It leads, by entries that this node does not have yet.
+    one.transport.set_members(&of_members([1, 2, 3]), &BTreeMap::new(), &[NodeId(4)].into());
+    one.transport.send(heartbeat(1, 4, 8));
+    assert_eq!(four.message().await, heartbeat(1, 4, 8));
+    assert_eq!(world.net.wires("n4").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stranger_with_another_disk_than_the_member_is_let_go() {
     let world = World::new();
     let one = world.node(1).await;
