@@ -33,6 +33,9 @@ pub struct Applied {
 }
 
 /// Writes a checkpoint; returns the last entry that is then durable in the state machine's own store.
+///
+/// A state machine that lives in memory alone has no store, and answers with the last entry of the cut all the same:
+/// what it has forgotten at the next start is made anew from the newest snapshot and the log, which is kept from there.
 pub type CheckpointJob = Box<dyn FnOnce() -> Result<LogId, StateMachineError> + Send>;
 
 /// Writes the state of the cut, as bytes that [`StateMachine::install`] understands.

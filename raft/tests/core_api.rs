@@ -6,18 +6,15 @@ use raft::core::*;
 
 fn config(id: u64) -> Config {
     Config {
-        id: NodeId(id),
         election_timeout_ticks: 10,
         heartbeat_ticks: 2,
         append_bytes_max: 1000,
         inflight_messages_max: 4,
         inflight_bytes_max: 1000,
         log_bytes_max: 1000,
-        uncommitted_bytes_max: u64::MAX,
-        unapplied_bytes_max: u64::MAX,
-        hurried_election_ticks: 3,
         reads_pending_max: 4,
         seed: 1,
+        ..Config::new(NodeId(id))
     }
 }
 
@@ -41,6 +38,10 @@ fn entry(term: u64, index: u64, payload: Payload) -> Entry {
 
 fn noop(term: u64, index: u64) -> Entry {
     entry(term, index, Payload::Noop)
+}
+
+fn configured(term: u64, index: u64, configuration: Configuration) -> Entry {
+    entry(term, index, Payload::Configuration(configuration))
 }
 
 fn message(from: u64, to: u64, term: u64, body: MessageBody) -> Message {
@@ -116,6 +117,11 @@ fn a_bad_message_is_an_error_and_leaves_no_trace() {
         (follower(), message(2, 1, 3, append(LogId::ZERO, vec![noop(4, 1)], 0)), broken(LogId::new(4, 1))),
         (
             follower(),
+            message(2, 1, 3, append(LogId::ZERO, vec![configured(1, 1, voters(&[]))], 0)),
+            broken(LogId::new(1, 1)),
+        ),
+        (
+            follower(),
             message(2, 1, 3, heartbeat(1)),
             StepError::BeyondLog { index: Index(1), last: Index(0) },
         ),
@@ -182,7 +188,7 @@ fn a_boot_that_does_not_fit_is_refused() {
 
 #[test]
 fn settings_out_of_range_are_refused() {
-    let wrong: [fn(&mut Config); 7] = [
+    let wrong: [fn(&mut Config); 10] = [
         |config| config.id = NodeId(0),
         |config| config.heartbeat_ticks = 0,
         |config| config.election_timeout_ticks = config.heartbeat_ticks,
@@ -190,6 +196,9 @@ fn settings_out_of_range_are_refused() {
         |config| config.inflight_messages_max = 0,
         |config| config.inflight_bytes_max = 0,
         |config| config.append_bytes_max = 0,
+        |config| config.uncommitted_bytes_max = 0,
+        |config| config.unapplied_bytes_max = 0,
+        |config| config.hurried_election_ticks = 11,
     ];
     for change in wrong {
         let mut config = config(1);

@@ -71,8 +71,10 @@ impl Raft {
         shared.applied < shared.commit && shared.log.bytes() / 2 > shared.config.log_bytes_max
     }
 
-    pub(super) fn on_heartbeat(&mut self, from: NodeId, commit: Index, round: u64) {
+    /// The leader is there. If it asks for the promise of a lease, that is given if it can be (§6.4.1).
+    pub(super) fn on_heartbeat(&mut self, from: NodeId, commit: Index, round: u64, lease: bool) {
         self.shared.commit_to(commit);
-        self.shared.respond(from, MessageBody::HeartbeatResponse { round, leased: false });
+        let leased = lease && self.promise_lease();
+        self.shared.respond(from, MessageBody::HeartbeatResponse { round, leased });
     }
 }

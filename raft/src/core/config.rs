@@ -34,7 +34,8 @@ pub struct Config {
     pub hurried_election_ticks: u32,
     /// The most reads waiting for their round.
     pub reads_pending_max: usize,
-    /// Whence election timeouts are drawn. Nodes may be given the same one.
+    /// Whence election timeouts are drawn, and the numbers of the reads that are forwarded to the leader. Nodes may be
+    /// given the same one, but a node needs another one at each start: its numbers must not come again.
     pub seed: u64,
 }
 
@@ -98,7 +99,28 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+const MIB: u64 = 1 << 20;
+
 impl Config {
+    /// The settings of a server with ticks of 10 ms: elections after 0.6 s, heartbeats every 60 ms, 64 MiB of log.
+    #[must_use]
+    pub fn new(id: NodeId) -> Self {
+        Self {
+            id,
+            election_timeout_ticks: 60,
+            heartbeat_ticks: 6,
+            append_bytes_max: MIB,
+            inflight_messages_max: 256,
+            inflight_bytes_max: 16 * MIB,
+            log_bytes_max: 128 * MIB,
+            uncommitted_bytes_max: 64 * MIB,
+            unapplied_bytes_max: 64 * MIB,
+            hurried_election_ticks: 3,
+            reads_pending_max: 8192,
+            seed: id.0,
+        }
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let rules = [
             (self.id.0 > 0, "id must be at least 1"),
@@ -111,6 +133,12 @@ impl Config {
             (self.inflight_messages_max > 0, "inflight_messages_max must be at least 1"),
             (self.inflight_bytes_max > 0, "inflight_bytes_max must be at least 1"),
             (self.append_bytes_max > 0, "append_bytes_max must be at least 1"),
+            (self.uncommitted_bytes_max > 0, "uncommitted_bytes_max must be at least 1"),
+            (self.unapplied_bytes_max > 0, "unapplied_bytes_max must be at least 1"),
+            (
+                self.hurried_election_ticks <= self.election_timeout_ticks,
+                "hurried_election_ticks must not exceed election_timeout_ticks",
+            ),
         ];
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, what)) => Err(ConfigError::Setting(what)),

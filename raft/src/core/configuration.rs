@@ -41,9 +41,24 @@ impl Configurations {
         Some(&later.unwrap_or(&self.base).1)
     }
 
+    /// The longest lease of any configuration up to `index` that this node still knows, in milliseconds.
+    ///
+    /// A promise of this length covers whatever a leader may rely on: see `lease`.
+    pub(super) fn lease_ms_max(&self, index: Index) -> u32 {
+        let all = std::iter::once(&self.base).chain(&self.later);
+        let known = all.filter(|(at, _)| *at <= index).filter_map(|(_, configuration)| configuration.lease);
+        known.map(|lease| lease.duration_ms).max().unwrap_or(0)
+    }
+
     /// Where the history begins.
     pub(super) fn base_index(&self) -> Index {
         self.base.0
+    }
+
+    /// Every configuration that came later, with the one before it.
+    pub(super) fn steps(&self) -> impl Iterator<Item = (&Configuration, &(Index, Configuration))> {
+        let before = std::iter::once(&self.base).chain(&self.later).map(|(_, configuration)| configuration);
+        before.zip(&self.later)
     }
 
     /// Takes note of an entry just appended; says whether it brought a configuration.
@@ -61,6 +76,9 @@ impl Configurations {
 
     /// Takes back what stood at `from` and above; says whether that changed anything.
     pub(super) fn truncated(&mut self, from: Index) -> bool {
+        if crate::mutant!("conf-rollback") {
+            return false;
+        }
         let before = self.later.len();
         while self.later.back().is_some_and(|(at, _)| *at >= from) {
             self.later.pop_back();

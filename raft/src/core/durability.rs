@@ -19,6 +19,7 @@ impl Raft {
             || shared.log.offered() < shared.log.last().index
             || shared.given < self.may_be_given()
             || self.wants_flush()
+            || self.wants_question()
     }
 
     /// Entries are applied once they are committed and durable here: else the state could keep what the log loses.

@@ -22,12 +22,13 @@
 use super::Raft;
 use super::message::MessageBody;
 use super::quorum::{self, VoteResult};
-use super::ready::{Event, ReadState};
+use super::ready::Event;
 use super::role::{Campaign, Follower, Role};
-use super::types::{HardState, LogId, NodeId, Term};
+use super::types::{Configuration, HardState, LogId, NodeId, Term};
 
 impl Raft {
     pub(super) fn on_tick(&mut self) {
+        self.tick_questions();
         match &mut self.role {
             Role::Follower(follower) => {
                 if follower.timer.tick() {
@@ -44,6 +45,10 @@ impl Raft {
     }
 
     fn on_election_timeout(&mut self) {
+        if self.shared.clock.is_bound() {
+            // The next tick asks again: the promise runs by the clock, not by ticks.
+            return;
+        }
         if self.may_campaign() {
             self.begin_pre_vote();
         } else if self.leader().is_some() {
@@ -53,7 +58,7 @@ impl Raft {
     }
 
     pub(super) fn on_campaign(&mut self) {
-        if self.may_campaign() {
+        if self.may_campaign() && !self.shared.clock.is_bound() {
             self.begin_pre_vote();
         }
     }
@@ -66,10 +71,30 @@ impl Raft {
     }
 
     /// Only voters stand (§4.2.1), and not while a snapshot is half installed: its end of the log is not yet safe.
+    ///
+    /// Whom the newest configuration leaves out stands as long as that configuration is not known to be committed: it
+    /// may be the only one to have it, and then nobody with a shorter log could be elected (§4.2.2;
+    /// `testdata/membership/left_out_but_needed.txt`). It then leads without counting itself, and leaves once the
+    /// configuration is committed.
+    ///
+    /// Committed configurations that are not applied yet are no hindrance, as they are elsewhere (etcd#12133): here a
+    /// configuration counts from the moment it is in the log, so there is no older one by which votes could be counted.
     fn may_campaign(&self) -> bool {
+        let shared = &self.shared;
+        let was_voter = || {
+            let known = shared.configurations.at(shared.commit);
+            !shared.is_configuration_committed() && known.is_some_and(|known| known.is_voter(shared.id()))
+        };
         !matches!(self.role, Role::Leader(_))
-            && self.shared.configurations.current().is_voter(self.shared.id())
-            && !self.shared.log.is_installing()
+            && (shared.is_voter() || was_voter())
+            && !shared.log.is_installing()
+    }
+
+    /// The configuration by which votes are counted: the newest in the log (§4.1).
+    fn electorate(&self) -> &Configuration {
+        let configurations = &self.shared.configurations;
+        let applied = crate::mutant!("unapplied-campaign").then(|| configurations.at(self.shared.applied));
+        applied.flatten().unwrap_or_else(|| configurations.current())
     }
 
     /// Asks who would vote for this node in the next term (§9.6). Nothing changes for anyone yet.
@@ -87,20 +112,25 @@ impl Raft {
     }
 
     /// Begins a term and stands in it (§3.4). The own vote counts once it is on disk: see `count_own_vote`.
+    ///
+    /// A leader that wanted this is told in any case, also if it has no vote any more: it is to know that it is over.
     fn begin_election(&mut self, leadership_transfer: bool) {
+        let asker = self.leader().filter(|_| leadership_transfer);
         let term = self.shared.term().next();
         let campaign = Campaign::new(self.shared.draw_timer());
         self.enter(term, Role::Candidate(campaign));
         self.shared.hard_state.voted_for = Some(self.shared.id());
         let last = self.shared.log.last();
-        for peer in self.other_voters() {
+        let mut voters = self.other_voters();
+        voters.extend(asker.filter(|asker| !voters.contains(asker)));
+        for peer in voters {
             self.shared.promise(peer, MessageBody::RequestVote { last, leadership_transfer });
         }
     }
 
     fn other_voters(&self) -> Vec<NodeId> {
         let id = self.shared.id();
-        let configuration = self.shared.configurations.current();
+        let configuration = self.electorate();
         configuration.members().into_iter().filter(|&m| m != id && configuration.is_voter(m)).collect()
     }
 
@@ -117,7 +147,7 @@ impl Raft {
     }
 
     fn count_votes(&mut self) {
-        let configuration = self.shared.configurations.current();
+        let configuration = self.electorate();
         let (result, is_real) = match &self.role {
             Role::PreCandidate(campaign) => (campaign.result(configuration), false),
             Role::Candidate(campaign) => (campaign.result(configuration), true),
@@ -133,7 +163,8 @@ impl Raft {
 
     /// Answers what this node would do, and does nothing (§9.6).
     pub(super) fn on_pre_vote(&mut self, from: NodeId, next_term: Term, last: LogId) {
-        let granted = next_term > self.shared.term() && !self.hears_leader() && self.is_up_to_date(last);
+        let is_kept = self.hears_leader() || self.shared.clock.is_bound() || self.is_mute();
+        let granted = next_term > self.shared.term() && !is_kept && self.is_up_to_date(last);
         self.shared.respond(from, MessageBody::PreVoteResponse { next_term, granted });
     }
 
@@ -156,10 +187,19 @@ impl Raft {
     ///
     /// A node votes whether or not its own configuration says that it does: it may not know yet that it was made a
     /// voter, and the candidate counts by a configuration at least as new (§4.2.2, etcd#10998).
-    pub(super) fn on_request_vote(&mut self, from: NodeId, term: Term, last: LogId) {
+    ///
+    /// Whoever has promised a lease votes for nobody but whom the leader itself asked to stand (§6.4.1, see `lease`).
+    pub(super) fn on_request_vote(
+        &mut self,
+        from: NodeId,
+        term: Term,
+        last: LogId,
+        leadership_transfer: bool,
+    ) {
         let voted_for = self.shared.hard_state.voted_for;
         let is_free = voted_for == Some(from) || (voted_for.is_none() && self.leader().is_none());
-        let granted = is_free && self.is_up_to_date(last);
+        let is_bound = self.shared.clock.is_bound() && !leadership_transfer;
+        let granted = is_free && !is_bound && self.is_up_to_date(last) && !self.is_mute();
         if !granted {
             self.shared.respond(from, MessageBody::VoteResponse { granted });
             return;
@@ -189,6 +229,11 @@ impl Raft {
         }
     }
 
+    /// A planted bug: who does not know that it votes refuses to.
+    fn is_mute(&self) -> bool {
+        crate::mutant!("learner-mute") && !self.shared.is_voter()
+    }
+
     /// Whether a log that ends at `last` is at least as up to date as this node's (§3.6.1): the later last term
     /// wins, and in the same term the longer log.
     fn is_up_to_date(&self, last: LogId) -> bool {
@@ -204,6 +249,7 @@ impl Raft {
         match &self.role {
             Role::Follower(follower) => {
                 follower.leader.is_some()
+                    && !follower.is_cut_off
                     && follower.timer.elapsed < self.shared.config.election_timeout_ticks
             }
             Role::PreCandidate(_) | Role::Candidate(_) => false,
@@ -218,6 +264,10 @@ impl Raft {
         }
         if let Role::Follower(follower) = &mut self.role {
             follower.timer.elapsed = 0;
+            follower.is_cut_off = false;
+            if std::mem::take(&mut follower.is_hurried) {
+                follower.timer = self.shared.draw_timer();
+            }
         }
     }
 
@@ -237,7 +287,7 @@ impl Raft {
 
     pub(super) fn become_follower(&mut self, term: Term, leader: Option<NodeId>) {
         let timer = self.shared.draw_timer();
-        self.enter(term, Role::Follower(Follower { leader, timer }));
+        self.enter(term, Role::Follower(Follower::new(leader, timer)));
     }
 
     /// The one transition: every change of role or term passes here. What belonged to the old role goes with it;
@@ -256,10 +306,6 @@ impl Raft {
         if leader != old_leader || (leader.is_some() && term > old_term) {
             self.shared.tell(Event::LeaderChanged { leader, term });
         }
-        if let Role::Leader(leader) = old {
-            let lost = leader.reads.pending.into_iter().map(|read| read.context);
-            self.shared.outbox.reads.extend(lost.map(|context| ReadState { context, index: None }));
-            self.shared.outbox.send_snapshots.clear();
-        }
+        self.forget_reads(old);
     }
 }

@@ -43,7 +43,7 @@ pub enum StepError {
     },
     /// An answer to a heartbeat that was not sent.
     RoundNotBegun(u64),
-    /// A snapshot of a later term than its sender's, or without voters.
+    /// A snapshot of a later term than its sender's, or with a configuration that makes no sense.
     BrokenSnapshot(LogId),
 }
 
@@ -56,7 +56,9 @@ impl fmt::Display for StepError {
             Self::PreVoteTerm { term, next_term } => {
                 write!(f, "a pre-vote of term {term} asks for term {next_term}")
             }
-            Self::BrokenEntries { at } => write!(f, "entries are not contiguous at {at}"),
+            Self::BrokenEntries { at } => {
+                write!(f, "entries are not contiguous, or make no sense, at {at}")
+            }
             Self::TwoLeaders { term, known, other } => {
                 write!(f, "{other} claims to lead term {term}, which {known} leads")
             }
@@ -64,7 +66,9 @@ impl fmt::Display for StepError {
                 write!(f, "index {index} is beyond the log, which ends at {last}: a disk was lost")
             }
             Self::RoundNotBegun(round) => write!(f, "round {round} was never begun"),
-            Self::BrokenSnapshot(last) => write!(f, "the snapshot at {last} has no voters or a future term"),
+            Self::BrokenSnapshot(last) => {
+                write!(f, "the snapshot at {last} has a broken configuration or a future term")
+            }
         }
     }
 }

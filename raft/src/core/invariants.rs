@@ -97,6 +97,7 @@ fn check_configuration(shared: &Shared) {
     }
     let last = shared.log.last().index;
     assert!(*index <= last, "configuration of {index}, beyond last {last}");
+    assert!(current.flaw().is_none(), "{}: {current:?}", current.flaw().unwrap_or_default());
 }
 
 /// Nothing counts as written beyond what was handed out, and the hard state only moves on.
@@ -154,13 +155,8 @@ fn check_leader(shared: &Shared, leader: &Leader) {
     assert!(last.term == shared.term(), "the leader of {} ends its log at {last}", shared.term());
     let first = leader.first_index;
     assert!(first <= last.index, "leadership began at {first}, beyond last {last}");
-    let mut members = shared.configurations.current().members();
-    members.remove(&shared.id());
-    assert!(
-        leader.progress.keys().eq(members.iter()),
-        "progress of {:?}, but the other members are {members:?}",
-        leader.progress.keys()
-    );
+    check_followers(shared, leader);
+    check_changes(shared, leader);
     for (&peer, progress) in &leader.progress {
         check_progress(peer, progress, last.index, leader.reads.round);
     }
@@ -180,6 +176,41 @@ fn check_leader(shared: &Shared, leader: &Leader) {
     }
 }
 
+/// What this leader did to the membership (§4.3): at most one configuration that is not committed, and voters change
+/// only through a joint one. Of what earlier leaders did it may not know how far it is committed.
+fn check_changes(shared: &Shared, leader: &Leader) {
+    let own = shared.configurations.steps().filter(|(_, (index, _))| *index >= leader.first_index);
+    let mut uncommitted = 0;
+    for (before, (index, after)) in own {
+        let same = before.voters == after.voters && before.voters_outgoing == after.voters_outgoing;
+        let begins = !before.is_joint() && after.voters_outgoing == before.voters;
+        let ends = before.is_joint() && !after.is_joint() && after.voters == before.voters;
+        assert!(same || begins || ends, "voters change at {index} from {before:?} to {after:?}");
+        uncommitted += usize::from(*index > shared.commit);
+    }
+    assert!(uncommitted <= 1, "{uncommitted} configurations are not committed, commit is {}", shared.commit);
+}
+
+/// A leader supplies the other members, and those who still have to learn that they are none (§4.2.2).
+fn check_followers(shared: &Shared, leader: &Leader) {
+    let mut expected = shared.configurations.current().members();
+    expected.remove(&shared.id());
+    for (id, leaving) in &leader.leaving {
+        assert!(expected.insert(*id), "{id} is leaving, but is a member");
+        let newest = shared.configurations.newest().0;
+        assert!(leaving.index <= newest, "{id} leaves at {}, beyond the newest configuration", leaving.index);
+    }
+    assert!(
+        leader.progress.keys().eq(expected.iter()),
+        "progress of {:?}, but the other members are {expected:?}",
+        leader.progress.keys()
+    );
+    let joining = &shared.configurations.current().joining;
+    for id in leader.catching_up.keys() {
+        assert!(joining.contains(id), "{id} is catching up, but is not to become a voter");
+    }
+}
+
 fn check_progress(peer: NodeId, progress: &Progress, last: Index, round: u64) {
     let (matched, next) = (progress.matched, progress.next);
     assert!(matched < next, "{peer}: matched {matched}, next {next}");
@@ -187,6 +218,8 @@ fn check_progress(peer: NodeId, progress: &Progress, last: Index, round: u64) {
     assert!(next <= last.next(), "{peer}: next {next}, last {last}");
     let acked = progress.acked_round;
     assert!(acked <= round, "{peer} answered round {acked}, the last one begun is {round}");
+    let leased = progress.leased_round;
+    assert!(leased <= acked, "{peer} promised in round {leased}, but answered up to {acked}");
     if progress.state != ProgressState::Replicate {
         let messages = progress.inflights.len();
         assert!(messages == 0, "{peer}: {messages} messages in flight while in {:?}", progress.state);

@@ -17,8 +17,10 @@ pub(super) struct Log {
     prev: LogId,
     /// Invariant: contiguous from `prev.index + 1`, terms never decrease.
     entries: VecDeque<Entry>,
-    /// Invariant: the sum of `size_bytes` of `entries`.
-    bytes: u64,
+    /// The bytes of all entries up to and including each of `entries`, counted on from `bytes_before`. So the bytes
+    /// between any two positions are a subtraction: nothing is taken and given back, so nothing can leak.
+    bytes_through: VecDeque<u64>,
+    bytes_before: u64,
     /// Handed out in a Ready, to be written. Invariant: `durable <= offered <= last`.
     offered: Index,
     /// Known to be on disk. Below `prev.index` exactly while a snapshot is being installed.
@@ -28,9 +30,20 @@ pub(super) struct Log {
 impl Log {
     /// A log of durable entries. The caller has checked that they are contiguous.
     pub(super) fn new(prev: LogId, entries: Vec<Entry>) -> Self {
-        let bytes = entries.iter().map(Entry::size_bytes).sum();
         let last = entries.last().map_or(prev.index, |entry| entry.index);
-        Self { prev, entries: entries.into(), bytes, offered: last, durable: last }
+        let sizes = entries.iter().map(Entry::size_bytes);
+        let bytes_through = sizes.scan(0, |sum, size| {
+            *sum += size;
+            Some(*sum)
+        });
+        Self {
+            prev,
+            bytes_through: bytes_through.collect(),
+            bytes_before: 0,
+            entries: entries.into(),
+            offered: last,
+            durable: last,
+        }
     }
 
     pub(super) fn prev(&self) -> LogId {
@@ -45,8 +58,20 @@ impl Log {
         self.entries.back().map_or(self.prev, Entry::log_id)
     }
 
+    /// The bytes of all entries.
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+        self.bytes_through.back().map_or(0, |through| through - self.bytes_before)
+    }
+
+    /// The bytes of the entries above `after`, through `through`.
+    pub(super) fn bytes_between(&self, after: Index, through: Index) -> u64 {
+        self.bytes_to(through).saturating_sub(self.bytes_to(after))
+    }
+
+    /// The count of bytes at the end of the entry at `index`.
+    fn bytes_to(&self, index: Index) -> u64 {
+        let at = self.position(index.min(self.last().index)).and_then(|at| self.bytes_through.get(at));
+        at.copied().unwrap_or(self.bytes_before)
     }
 
     pub(super) fn offered(&self) -> Index {
@@ -101,15 +126,16 @@ impl Log {
         let last = self.last();
         assert!(entry.index == last.index.next(), "appending {:?} behind {last:?}", entry.log_id());
         assert!(entry.term >= last.term, "appending {:?} behind {last:?}", entry.log_id());
-        self.bytes += entry.size_bytes();
+        let before = self.bytes_through.back().copied().unwrap_or(self.bytes_before);
+        self.bytes_through.push_back(before + entry.size_bytes());
         self.entries.push_back(entry);
     }
 
     /// Cuts off the entries from `from` on.
     pub(super) fn truncate(&mut self, from: Index) {
         assert!(from > self.prev.index, "truncating from {from}, at or below {:?}", self.prev);
-        while let Some(entry) = self.entries.pop_back_if(|entry| entry.index >= from) {
-            self.bytes -= entry.size_bytes();
+        while self.entries.pop_back_if(|entry| entry.index >= from).is_some() {
+            self.bytes_through.pop_back();
         }
         self.offered = self.offered.min(from.prev());
         self.durable = self.durable.min(from.prev());
@@ -123,15 +149,16 @@ impl Log {
         assert!(through <= self.durable, "compacting through {through}, durable is {}", self.durable);
         while let Some(entry) = self.entries.pop_front_if(|entry| entry.index <= through) {
             self.prev = entry.log_id();
+            let through = self.bytes_through.pop_front();
             if !crate::mutant!("unbounded") {
-                self.bytes -= entry.size_bytes();
+                self.bytes_before = through.unwrap_or(self.bytes_before);
             }
         }
     }
 
     /// How far to compact so that the rest takes at most `bytes_max`.
     pub(super) fn compaction_for(&self, bytes_max: u64) -> Index {
-        let mut excess = self.bytes.saturating_sub(bytes_max);
+        let mut excess = self.bytes().saturating_sub(bytes_max);
         let mut through = self.prev.index;
         for entry in &self.entries {
             if excess == 0 {
@@ -146,12 +173,13 @@ impl Log {
     /// Begins anew behind a snapshot that is yet to be made durable.
     pub(super) fn reset(&mut self, prev: LogId) {
         if crate::mutant!("snap-tail") && self.last().index > prev.index {
-            while let Some(entry) = self.entries.pop_front_if(|entry| entry.index <= prev.index) {
-                self.bytes -= entry.size_bytes();
+            while self.entries.pop_front_if(|entry| entry.index <= prev.index).is_some() {
+                self.bytes_before = self.bytes_through.pop_front().unwrap_or(self.bytes_before);
             }
         } else {
             self.entries.clear();
-            self.bytes = 0;
+            self.bytes_through.clear();
+            self.bytes_before = 0;
         }
         self.prev = prev;
         self.offered = prev.index;
@@ -361,6 +389,8 @@ mod tests {
                     let expected =
                         twin.known().filter(|e| e.index.0 > from && e.index.0 <= from + number);
                     prop_assert!(between.iter().eq(expected));
+                    let bytes: u64 = between.iter().map(Entry::size_bytes).sum();
+                    prop_assert_eq!(log.bytes_between(Index(from), Index(from + number)), bytes);
                 }
             }
         }

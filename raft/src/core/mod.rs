@@ -28,6 +28,78 @@
 //! inputs may go before one Ready: proposals are then packed into one AppendEntries a follower, and reads share one
 //! round.
 //!
+//! The whole loop, for three members whose disks and state machines are vectors:
+//!
+//! ```
+//! use bytes::Bytes;
+//! use raft::core::{Boot, Config, Configuration, Entry, HardState, LogId, Message, NodeId, Payload, Raft};
+//!
+//! struct Member {
+//!     raft: Raft,
+//!     disk: (HardState, Vec<Entry>),
+//!     state: Vec<Bytes>,
+//! }
+//!
+//! impl Member {
+//!     fn new(id: NodeId, configuration: &Configuration) -> Self {
+//!         let boot = Boot {
+//!             hard_state: HardState::default(),
+//!             prev: LogId::ZERO,
+//!             entries: Vec::new(),
+//!             applied: LogId::ZERO,
+//!             configuration: configuration.clone(),
+//!         };
+//!         let raft = Raft::new(Config::new(id), boot).expect("the defaults are in range");
+//!         Self { raft, disk: Default::default(), state: Vec::new() }
+//!     }
+//!
+//!     /// Carries out what the core asks for; `network` takes the messages.
+//!     fn carry_out(&mut self, network: &mut Vec<Message>) {
+//!         while self.raft.has_ready() {
+//!             let ready = self.raft.ready();
+//!             // 1. What promises nothing about this disk goes out at once.
+//!             network.extend(ready.messages);
+//!             // 2. What must be durable is written, and only then acknowledged. A real disk is synced here.
+//!             if let Some(hard_state) = ready.hard_state {
+//!                 self.disk.0 = hard_state;
+//!             }
+//!             if let Some(first) = ready.entries.first() {
+//!                 self.disk.1.retain(|entry| entry.index < first.index);
+//!                 self.disk.1.extend(ready.entries);
+//!             }
+//!             network.extend(ready.messages_after_persist);
+//!             self.raft.persisted(ready.number);
+//!             // 3. What is committed is applied.
+//!             for entry in ready.committed {
+//!                 if let Payload::Command(command) = entry.payload {
+//!                     self.state.push(command);
+//!                 }
+//!                 self.raft.applied(entry.index);
+//!             }
+//!         }
+//!     }
+//! }
+//!
+//! let configuration = Configuration::of_voters([1, 2, 3].map(NodeId));
+//! let mut members = [1, 2, 3].map(|id| Member::new(NodeId(id), &configuration));
+//! let mut network = Vec::new();
+//! let mut proposed = false;
+//! // A real one ticks by a clock, and waits for messages meanwhile.
+//! while members.iter().any(|member| member.state.is_empty()) {
+//!     for member in &mut members {
+//!         member.raft.tick();
+//!         // Only a leader takes it.
+//!         proposed = proposed || member.raft.propose(Bytes::from_static(b"hello")).is_ok();
+//!         member.carry_out(&mut network);
+//!     }
+//!     for message in std::mem::take(&mut network) {
+//!         let to = message.to.0 as usize - 1;
+//!         members[to].raft.step(message).expect("a message of a correct peer");
+//!     }
+//! }
+//! assert!(members.iter().all(|member| member.state == [Bytes::from_static(b"hello")]));
+//! ```
+//!
 //! # Deliberately absent
 //!
 //! No synchronous mode: a leader writes its log while it replicates, and counts itself when the write is done. No
@@ -39,14 +111,18 @@
 
 mod append;
 mod change;
+mod confchange;
 mod config;
 mod configuration;
 mod durability;
 mod election;
 mod error;
+mod failover;
 mod install;
 pub mod invariants;
+mod lease;
 mod log;
+mod membership;
 mod message;
 mod progress;
 mod quorum;
@@ -58,9 +134,10 @@ mod role;
 mod shared;
 mod status;
 mod step;
+mod transfer;
 mod types;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -74,6 +151,7 @@ pub use status::{PeerStatus, Status};
 pub use types::*;
 
 use configuration::Configurations;
+use lease::Clock;
 use log::Log;
 use rng::Rng;
 use role::{Follower, Role};
@@ -100,8 +178,11 @@ impl Raft {
         for entry in log.entries().filter(|entry| entry.index > applied) {
             configurations.appended(entry);
         }
+        let lease_ms_max = configurations.lease_ms_max(log.last().index);
+        let mut rng = Rng::new(config.seed, config.id);
+        let next_question = rng.next();
         let mut shared = Shared {
-            rng: Rng::new(config.seed, config.id),
+            rng,
             config,
             hard_state: boot.hard_state,
             hard_state_offered: boot.hard_state,
@@ -111,12 +192,15 @@ impl Raft {
             commit: applied,
             given: applied,
             applied,
+            clock: Clock::new(lease_ms_max),
+            connected: BTreeSet::new(),
+            next_question,
             ready_number: ReadyNumber(0),
             writes: VecDeque::new(),
             outbox: Outbox::default(),
         };
         let timer = shared.draw_timer();
-        let raft = Self { shared, role: Role::Follower(Follower { leader: None, timer }) };
+        let raft = Self { shared, role: Role::Follower(Follower::new(None, timer)) };
         invariants::check(&raft);
         Ok(raft)
     }
@@ -150,8 +234,7 @@ impl Raft {
     /// # Errors
     /// See [`ChangeError`]: nothing was appended.
     pub fn propose_change(&mut self, changes: &[Change]) -> Result<LogId, ChangeError> {
-        let _ = changes;
-        unimplemented!()
+        self.input(|raft| raft.on_propose_change(changes))
     }
 
     /// Begins to hand the leadership over (§3.10), to `to` or to the voter that has most of the log; returns to
@@ -161,29 +244,34 @@ impl Raft {
     /// # Errors
     /// See [`TransferError`]: nothing was begun.
     pub fn transfer_leader(&mut self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
-        let _ = to;
-        unimplemented!()
+        self.input(|raft| raft.on_transfer_leader(to))
     }
 
     /// The reading of this node's monotonic clock, in nanoseconds; it must count the time a machine is suspended.
-    /// Only leases use it. To be called before any other input of the same moment.
+    /// Only leases use it (§6.4.1).
+    ///
+    /// The clock must be read *after* an input has arrived and before it is handed in: a read that came while the
+    /// process was suspended must not be answered by the time from before. A reading that goes back is ignored. A node
+    /// that was never told the time promises no lease, relies on none, and waits out for ever one that it may have
+    /// promised before it was started.
     pub fn observe_time(&mut self, now_ns: u64) {
-        let _ = now_ns;
+        self.input(|raft| raft.on_observe_time(now_ns));
     }
 
     /// Messages to `peer` can be delivered from now on. While nobody leads, a voter that is connected with a quorum
     /// need not wait out the election timeout.
     pub fn report_connected(&mut self, peer: NodeId) {
-        let _ = peer;
+        self.input(|raft| raft.on_connected(peer));
     }
 
     /// The connection to `peer` broke. If it leads, and there are no leases, a voter need not wait out the election
     /// timeout, nor hold others to it (rule 13).
     pub fn report_disconnected(&mut self, peer: NodeId) {
-        let _ = peer;
+        self.input(|raft| raft.on_disconnected(peer));
     }
 
-    /// Begins a linearizable read (§6.4), by asking the leader if this node does not lead. It is decided by a [`ReadState`] of the same context.
+    /// Begins a linearizable read (§6.4), by asking the leader if this node does not lead. It is decided by a
+    /// [`ReadState`] of the same context.
     ///
     /// # Errors
     /// No leader is known, or too many reads are waiting: no [`ReadState`] will come.
@@ -242,9 +330,10 @@ impl Raft {
     }
 
     /// Sets the present role's election timeout, which is otherwise random: for tests and models. The next role
-    /// draws its own again.
+    /// draws its own again, and one that was cut short stays as it is.
     pub fn set_election_timeout(&mut self, ticks: u32) {
         match &mut self.role {
+            Role::Follower(follower) if follower.is_hurried => {}
             Role::Follower(follower) => follower.timer.timeout = ticks,
             Role::PreCandidate(campaign) | Role::Candidate(campaign) => campaign.timer.timeout = ticks,
             Role::Leader(_) => {}
@@ -318,6 +407,21 @@ impl Raft {
     #[must_use]
     pub fn configuration(&self) -> &Configuration {
         self.shared.configurations.current()
+    }
+
+    /// The index that brought the configuration in force. It is committed once the commit index has reached it.
+    #[must_use]
+    pub fn configuration_index(&self) -> Index {
+        self.shared.configurations.newest().0
+    }
+
+    /// Former members to whom this leader still sends, so that they learn that they are none: stay in touch with them.
+    #[must_use]
+    pub fn leaving(&self) -> BTreeSet<NodeId> {
+        match &self.role {
+            Role::Leader(leader) => leader.leaving.keys().copied().collect(),
+            _ => BTreeSet::new(),
+        }
     }
 
     /// The configuration in force at `index`: what a snapshot taken there must carry. `None` below the compaction

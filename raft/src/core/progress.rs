@@ -91,6 +91,8 @@ pub(super) struct Progress {
     pub(super) silent_ticks: u32,
     /// The latest reading round it has answered.
     pub(super) acked_round: u64,
+    /// The latest round it has answered with the promise of a lease. Invariant: `leased_round <= acked_round`.
+    pub(super) leased_round: u64,
     /// The commit index last sent, as far as the follower could use it.
     told_commit: Index,
 }
@@ -107,6 +109,7 @@ impl Progress {
             heartbeat_open: false,
             silent_ticks: 0,
             acked_round: 0,
+            leased_round: 0,
             told_commit: Index::ZERO,
         }
     }
@@ -242,6 +245,11 @@ impl Progress {
         self.become_probe();
         self.next = self.next.max(delivered.map_or(Index::ZERO, Index::next));
         self.append_due = false;
+    }
+
+    /// Whether the follower holds everything up to `index` and was told that it is committed.
+    pub(super) fn knows_committed(&self, index: Index) -> bool {
+        self.matched >= index && self.told_commit >= index
     }
 
     /// Wait for the answer to a heartbeat before anything more is sent.

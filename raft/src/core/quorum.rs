@@ -34,6 +34,10 @@ pub(super) fn reached_short_of<V: Ord>(
     short: usize,
     value: impl Fn(NodeId) -> V,
 ) -> Option<V> {
+    if crate::mutant!("union-quorum") {
+        let union = configuration.voters.union(&configuration.voters_outgoing).copied().collect();
+        return reached_by_half(&union, short, &value);
+    }
     let incoming = reached_by_half(&configuration.voters, short, &value)?;
     if !configuration.is_joint() {
         return Some(incoming);

@@ -14,14 +14,16 @@
 //! | commit by counting only in the own term (§3.6.2) | `commit_only_own_term` |
 //! | a full log refuses | `overloaded` |
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::Raft;
 use super::error::ProposeError;
 use super::message::MessageBody;
-use super::progress::{Inflights, Progress};
+use super::progress::Progress;
 use super::quorum;
-use super::role::{Leader, Reads, Role};
+use super::role::{Leader, Role};
 use super::shared::Shared;
 use super::types::{Entry, Index, LogId, NodeId, Payload};
 
@@ -29,15 +31,10 @@ impl Raft {
     /// Leads, beginning with a no-op: with it, what earlier terms left can be committed (§3.6.2), and the leader
     /// learns how far it is (§6.4).
     pub(super) fn become_leader(&mut self) {
-        let id = self.shared.id();
         let next = self.shared.log.last().index.next();
-        let config = &self.shared.config;
-        let inflights = Inflights::new(config.inflight_messages_max, config.inflight_bytes_max);
-        let members = self.shared.configurations.current().members();
-        let others = members.into_iter().filter(|&member| member != id);
-        let progress = others.map(|peer| (peer, Progress::new(next, inflights.clone()))).collect();
-        let leader =
-            Leader { progress, ticks_since_heartbeat: 0, first_index: next, reads: Reads::default() };
+        let mut leader = Leader::new(BTreeMap::new(), next);
+        // A former leader may have begun to let members go: whoever does not know yet will learn from its silence.
+        leader.follow_configuration(&self.shared, next);
         let term = self.shared.term();
         self.enter(term, Role::Leader(leader));
         self.shared.append(Entry { term, index: next, payload: Payload::Noop });
@@ -46,7 +43,8 @@ impl Raft {
     pub(super) fn tick_leader(&mut self) {
         let Role::Leader(leader) = &mut self.role else { return };
         leader.ticks_since_heartbeat += 1;
-        if leader.ticks_since_heartbeat >= self.shared.config.heartbeat_ticks {
+        let is_heartbeat_due = leader.ticks_since_heartbeat >= self.shared.config.heartbeat_ticks;
+        if is_heartbeat_due {
             leader.ticks_since_heartbeat = 0;
             leader.begin_round(&mut self.shared, true);
         }
@@ -54,18 +52,28 @@ impl Raft {
             progress.tick(self.shared.commit);
         }
         self.advance_reads();
+        self.tick_leaving();
+        self.tick_catching_up();
+        self.tick_transfer(is_heartbeat_due);
+        self.tick_stall();
         self.check_quorum();
     }
 
-    /// Appends a command. The bound is on all of the log in memory, so compaction gives the room back by itself:
-    /// there is no quota that could leak (cockroach#27774).
+    /// Appends a command.
+    ///
+    /// Three bounds hold a leader back: all of the log in memory, what is not committed (followers that are slow or
+    /// gone), what is committed and not applied (a slow state machine). All three are distances between positions in
+    /// the log, which move on by themselves: there is no quota that could leak (cockroach#27774).
     pub(super) fn on_propose(&mut self, command: Bytes) -> Result<LogId, ProposeError> {
-        if !matches!(self.role, Role::Leader(_)) {
+        let Role::Leader(leader) = &self.role else {
             return Err(ProposeError::NotLeader { hint: self.leader() });
+        };
+        if let Some(transfer) = leader.transfer {
+            return Err(ProposeError::Transferring { to: transfer.to });
         }
         let id = LogId { term: self.shared.term(), index: self.shared.log.last().index.next() };
         let entry = Entry { term: id.term, index: id.index, payload: Payload::Command(command) };
-        if self.shared.log.bytes() + entry.size_bytes() > self.shared.config.log_bytes_max {
+        if !self.shared.has_room_for(&entry) {
             return Err(ProposeError::Overloaded);
         }
         self.shared.append(entry);
@@ -81,6 +89,7 @@ impl Raft {
 
     /// Sends each follower what it should be sent.
     pub(super) fn flush(&mut self) {
+        self.ask_leader();
         let Role::Leader(leader) = &mut self.role else { return };
         if leader.wants_round() {
             leader.begin_round(&mut self.shared, false);
@@ -98,7 +107,9 @@ impl Raft {
         progress.heard();
         if progress.accepted(matched, reachable) {
             self.advance_commit();
+            self.advance_transfer();
         }
+        self.heard_from_leaving(from);
     }
 
     /// The logs do not meet where they were tried: go back, a term of disagreement at a time (§3.5).
@@ -117,12 +128,16 @@ impl Raft {
         progress.rejected(prev_index, meet);
     }
 
-    pub(super) fn on_heartbeat_response(&mut self, from: NodeId, round: u64) {
+    pub(super) fn on_heartbeat_response(&mut self, from: NodeId, round: u64, leased: bool) {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(progress) = leader.progress.get_mut(&from) else { return };
         progress.heard();
         progress.answered_heartbeat(round, leader.reads.regular_round, self.shared.log.last().index);
+        if leased {
+            self.on_lease_promised(from, round);
+        }
         self.advance_reads();
+        self.heard_from_leaving(from);
     }
 
     pub(super) fn on_unreachable(&mut self, peer: NodeId) {
@@ -152,11 +167,15 @@ impl Raft {
             }
             leader.progress.get(&peer).map_or(Index::ZERO, |progress| progress.matched)
         };
-        let Some(index) = quorum::reached(self.shared.configurations.current(), held) else { return };
+        let is_overcounted = crate::mutant!("self-in-quorum") && !self.shared.is_voter();
+        let short = usize::from(is_overcounted);
+        let current = self.shared.configurations.current();
+        let Some(index) = quorum::reached_short_of(current, short, held) else { return };
         let is_own = self.shared.log.term_at(index) == Some(self.shared.term()) || crate::mutant!("fig8");
         if index > self.shared.commit && is_own {
             self.shared.commit_to(index);
             self.advance_reads();
+            self.advance_membership();
         }
     }
 }
@@ -169,11 +188,13 @@ impl Leader {
             self.reads.regular_round = self.reads.round;
         }
         let round = self.reads.round;
+        let lease_from = self.begin_lease_round(shared, round);
         for (&peer, progress) in &mut self.progress {
             // A follower may only be told of what it is known to hold: the rest of its log may differ.
             let commit = shared.commit.min(progress.matched);
             progress.sent_heartbeat(commit, regular);
-            shared.send(peer, MessageBody::Heartbeat { commit, round, lease: false });
+            let lease = lease_from.is_some_and(|index| progress.matched >= index);
+            shared.send(peer, MessageBody::Heartbeat { commit, round, lease });
         }
     }
 }

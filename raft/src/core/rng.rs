@@ -1,4 +1,4 @@
-//! A small random generator, for election timeouts only.
+//! A small random generator, for election timeouts, and for where a node begins to count its questions.
 //!
 //! The core takes no randomness from its surroundings: the seed is handed in with the
 //! [`Config`](super::Config), so that a run repeats exactly. The generator is SplitMix64 (Steele, Lea, Flood,
@@ -17,7 +17,7 @@ impl Rng {
         rng
     }
 
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::progress::Progress;
 use super::quorum::{self, VoteResult};
-use super::ready::RoleName;
+use super::ready::{ReadyNumber, RoleName};
 use super::types::{Configuration, Index, NodeId};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -54,6 +54,41 @@ pub(super) struct Follower {
     /// Who leads this term, once it has been heard.
     pub(super) leader: Option<NodeId>,
     pub(super) timer: Timer,
+    /// The timer was cut short once (`hurry`): not again before the leader is heard or the role changes.
+    pub(super) is_hurried: bool,
+    /// The connection to the leader broke, and it has not been heard since.
+    pub(super) is_cut_off: bool,
+    pub(super) reads: ForwardedReads,
+}
+
+impl Follower {
+    pub(super) fn new(leader: Option<NodeId>, timer: Timer) -> Self {
+        Self { leader, timer, is_hurried: false, is_cut_off: false, reads: ForwardedReads::default() }
+    }
+}
+
+/// The reads that a follower has the leader confirm (§6.4).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct ForwardedReads {
+    /// Begun since the last Ready: they share the next question.
+    pub(super) unasked: Vec<u64>,
+    /// Asked, oldest first.
+    pub(super) asked: VecDeque<Question>,
+}
+
+impl ForwardedReads {
+    pub(super) fn len(&self) -> usize {
+        self.unasked.len() + self.asked.iter().map(|question| question.contexts.len()).sum::<usize>()
+    }
+}
+
+/// One question to the leader, for all reads that had come when it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Question {
+    /// This node's number for it.
+    pub(super) number: u64,
+    pub(super) contexts: Vec<u64>,
+    pub(super) ticks: u32,
 }
 
 /// A candidacy, or the question whether one would succeed.
@@ -89,12 +124,79 @@ impl Campaign {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Leader {
-    /// Every other member. Invariant: exactly the members of the configuration without this node.
+    /// Everyone who gets the log. Invariant: the members of the configuration and those leaving, without this node.
     pub(super) progress: BTreeMap<NodeId, Progress>,
+    /// Former members that are still to learn that they are. Invariant: no members, and all have progress.
+    pub(super) leaving: BTreeMap<NodeId, Leaving>,
+    /// How learners that are to vote catch up. Invariant: all have progress.
+    pub(super) catching_up: BTreeMap<NodeId, CatchUp>,
+    pub(super) transfer: Option<Transfer>,
+    pub(super) lease: LeaseRounds,
+    pub(super) stall: Stall,
     pub(super) ticks_since_heartbeat: u32,
     /// The no-op that began this leadership. Until it is committed nothing is known of the commit index (§6.4).
     pub(super) first_index: Index,
     pub(super) reads: Reads,
+}
+
+impl Leader {
+    pub(super) fn new(progress: BTreeMap<NodeId, Progress>, first_index: Index) -> Self {
+        Self {
+            progress,
+            leaving: BTreeMap::new(),
+            catching_up: BTreeMap::new(),
+            transfer: None,
+            lease: LeaseRounds::default(),
+            stall: Stall::default(),
+            ticks_since_heartbeat: 0,
+            first_index,
+            reads: Reads::default(),
+        }
+    }
+}
+
+/// A member that the configuration of `index` leaves out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Leaving {
+    pub(super) index: Index,
+    /// Ticks since that was committed.
+    pub(super) ticks: u32,
+}
+
+/// One round of catching up (§4.2.1): to reach where the log's end was when the round began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct CatchUp {
+    pub(super) goal: Index,
+    pub(super) ticks: u32,
+    /// The last round took less than an election timeout, and so has this one until now.
+    pub(super) is_close: bool,
+}
+
+/// A hand-over under way (§3.10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Transfer {
+    pub(super) to: NodeId,
+    pub(super) ticks: u32,
+    /// Whether it was asked to stand.
+    pub(super) is_asked: bool,
+}
+
+/// What a leader knows of the promises made to it (§6.4.1).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct LeaseRounds {
+    /// Rounds that asked for promises, and when they were sent. Invariant: both ascend.
+    pub(super) sent: VecDeque<(u64, u64)>,
+    /// The last round for which this node made the promise to itself.
+    pub(super) own_round: u64,
+    /// Leadership was offered to another: no promise of this term counts any more.
+    pub(super) is_over: bool,
+}
+
+/// The oldest write that is under way, and for how long it has been that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Stall {
+    pub(super) oldest: Option<ReadyNumber>,
+    pub(super) ticks: u32,
 }
 
 /// The reads of a leader, and the heartbeat rounds that confirm them (§6.4).
@@ -112,6 +214,8 @@ pub(super) struct Reads {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct PendingRead {
+    /// The member that asked; `None`: the caller of this node.
+    pub(super) asker: Option<NodeId>,
     pub(super) context: u64,
     /// Wait for this index before reading.
     pub(super) index: Index,

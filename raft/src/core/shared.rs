@@ -1,9 +1,10 @@
 //! What every role has: term and vote, the log, how far it is committed, and what is waiting to go out.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::config::Config;
 use super::configuration::Configurations;
+use super::lease::Clock;
 use super::log::Log;
 use super::message::{Message, MessageBody};
 use super::ready::{Event, ReadState, ReadyNumber};
@@ -31,6 +32,12 @@ pub(super) struct Shared {
     /// Readies not yet reported as durable, oldest first.
     pub(super) writes: VecDeque<Write>,
     pub(super) outbox: Outbox,
+    pub(super) clock: Clock,
+    /// To whom messages can be delivered, as far as this node was told.
+    pub(super) connected: BTreeSet<NodeId>,
+    /// The number of the next question to a leader. It begins at a random place at each start, so that the answer to
+    /// a question of an earlier life is not taken for one to a question of this life.
+    pub(super) next_question: u64,
 }
 
 /// What will be durable when a Ready is.
@@ -74,6 +81,16 @@ impl Shared {
         self.hard_state.term
     }
 
+    /// Whether the configuration in force is committed.
+    pub(super) fn is_configuration_committed(&self) -> bool {
+        self.configurations.newest().0 <= self.commit
+    }
+
+    /// Whether this node votes by the configuration in force.
+    pub(super) fn is_voter(&self) -> bool {
+        self.configurations.current().is_voter(self.id())
+    }
+
     /// Sends something that promises nothing about this node's disk.
     pub(super) fn send(&mut self, to: NodeId, body: MessageBody) {
         let message = Message { from: self.id(), to, term: self.term(), body };
@@ -103,6 +120,16 @@ impl Shared {
     pub(super) fn draw_timer(&mut self) -> Timer {
         let least = self.config.election_timeout_ticks;
         Timer::new(self.rng.within(least, least))
+    }
+
+    /// Whether a proposal may be appended. Of what is not committed or not applied the last one may overrun the bound:
+    /// else one larger than it could never be proposed.
+    pub(super) fn has_room_for(&self, entry: &Entry) -> bool {
+        let uncommitted = self.log.bytes_between(self.commit, self.log.last().index);
+        let unapplied = self.log.bytes_between(self.applied, self.commit);
+        self.log.bytes() + entry.size_bytes() <= self.config.log_bytes_max
+            && uncommitted < self.config.uncommitted_bytes_max
+            && unapplied < self.config.unapplied_bytes_max
     }
 
     /// Adds an entry to the log; its configuration, if it holds one, is in force from now on (§4.1).

@@ -30,9 +30,16 @@ pub struct Status {
     pub prev: LogId,
     /// The bytes of log in memory.
     pub log_bytes: u64,
-    /// The reads that wait for their round.
+    /// The reads that wait for their round, or for the leader's answer.
     pub reads_pending: usize,
-    /// What a leader knows of each other member; empty in other roles.
+    /// The index of the configuration in force; it is committed if that is at or below `commit`.
+    pub configuration_index: Index,
+    /// To whom this leader is handing over.
+    pub transfer: Option<NodeId>,
+    /// Whether this leader may answer reads without asking, as of the time last observed.
+    pub has_lease: bool,
+    /// What a leader knows of each other member, and of those who still have to learn that they are none; empty in
+    /// other roles.
     pub peers: Vec<PeerStatus>,
 }
 
@@ -54,6 +61,8 @@ pub struct PeerStatus {
     pub inflight_bytes: u64,
     /// Ticks since it last answered.
     pub silent_ticks: u32,
+    /// It is no member any more, and is still to learn that.
+    pub is_leaving: bool,
 }
 
 impl Raft {
@@ -71,10 +80,16 @@ impl Raft {
                     inflight_messages: progress.inflights.len(),
                     inflight_bytes: progress.inflights.bytes(),
                     silent_ticks: progress.silent_ticks,
+                    is_leaving: leader.leaving.contains_key(&id),
                 });
                 (peers.collect(), leader.reads.pending.len())
             }
-            _ => (Vec::new(), 0),
+            Role::Follower(follower) => (Vec::new(), follower.reads.len()),
+            Role::PreCandidate(_) | Role::Candidate(_) => (Vec::new(), 0),
+        };
+        let transfer = match &self.role {
+            Role::Leader(leader) => leader.transfer.map(|transfer| transfer.to),
+            _ => None,
         };
         Status {
             id: shared.id(),
@@ -88,6 +103,9 @@ impl Raft {
             prev: shared.log.prev(),
             log_bytes: shared.log.bytes(),
             reads_pending,
+            configuration_index: shared.configurations.newest().0,
+            transfer,
+            has_lease: self.has_lease(),
             peers,
         }
     }

@@ -8,7 +8,7 @@ use super::Raft;
 use super::error::StepError;
 use super::message::{Message, MessageBody};
 use super::role::Role;
-use super::types::{Entry, Index, LogId, NodeId, SnapshotMeta, Term};
+use super::types::{Entry, Index, LogId, NodeId, Payload, SnapshotMeta, Term};
 
 /// Terms and indexes above this are nonsense; below it, counting on cannot overflow.
 const NUMBER_MAX: u64 = u64::MAX / 2;
@@ -98,8 +98,8 @@ impl Raft {
     ///   terms spread (§9.6, etcd#8501; `testdata/election/prevote_spreads_term.txt`).
     /// - The answer to a pre-vote is bound to its question by `next_term`: a voter of an earlier term may well grant
     ///   one, and stays in its term (`testdata/election/prevote_of_an_earlier_term.txt`).
-    /// - A request for a vote is not even looked at while this node hears a leader, unless that leader asked for
-    ///   the election (§4.2.3, §3.10; `testdata/election/stickiness.txt`).
+    /// - A request for a vote is not even looked at while this node hears a leader or has promised it a lease, unless
+    ///   that leader asked for the election (§4.2.3, §6.4.1, §3.10; `testdata/election/stickiness.txt`).
     /// - A leader of an earlier term is answered, so that it steps down and this node gets back in: else a node
     ///   that was once ahead in terms could be shut out by the two rules above
     ///   (`testdata/election/stale_leader_is_taught.txt`).
@@ -118,7 +118,7 @@ impl Raft {
             return true;
         }
         let is_own_will = matches!(message.body, MessageBody::RequestVote { leadership_transfer: false, .. });
-        if is_own_will && self.hears_leader() {
+        if is_own_will && (self.hears_leader() || self.shared.clock.is_bound()) {
             return false;
         }
         if crate::mutant!("prevote-term") && matches!(message.body, MessageBody::PreVoteResponse { .. }) {
@@ -152,7 +152,9 @@ impl Raft {
             MessageBody::PreVoteResponse { next_term, granted } => {
                 self.on_pre_vote_response(from, next_term, granted);
             }
-            MessageBody::RequestVote { last, .. } => self.on_request_vote(from, term, last),
+            MessageBody::RequestVote { last, leadership_transfer } => {
+                self.on_request_vote(from, term, last, leadership_transfer);
+            }
             MessageBody::VoteResponse { granted } => self.on_vote_response(from, granted),
             MessageBody::AppendEntries { prev, entries, commit } => {
                 self.on_append_entries(from, prev, entries, commit);
@@ -161,16 +163,20 @@ impl Raft {
             MessageBody::AppendRejected { prev_index, hint } => {
                 self.on_append_rejected(from, prev_index, hint);
             }
-            MessageBody::Heartbeat { commit, round, .. } => self.on_heartbeat(from, commit, round),
-            MessageBody::HeartbeatResponse { round, .. } => self.on_heartbeat_response(from, round),
+            MessageBody::Heartbeat { commit, round, lease } => self.on_heartbeat(from, commit, round, lease),
+            MessageBody::HeartbeatResponse { round, leased } => {
+                self.on_heartbeat_response(from, round, leased);
+            }
             MessageBody::InstallSnapshot { meta } => self.on_install_snapshot(from, meta),
             MessageBody::TimeoutNow => self.on_timeout_now(),
-            MessageBody::ReadIndex { .. } | MessageBody::ReadIndexResponse { .. } => unimplemented!(),
+            MessageBody::ReadIndex { context } => self.on_forwarded_read(from, context),
+            MessageBody::ReadIndexResponse { context, index } => self.on_read_answer(context, index),
         }
     }
 }
 
-/// Entries must be contiguous behind `prev`, with terms that do not fall and do not exceed the leader's (rule 5).
+/// Entries must be contiguous behind `prev`, with terms that do not fall and do not exceed the leader's (rule 5), and
+/// configurations that make sense.
 fn check_entries(term: Term, prev: LogId, entries: &[Entry]) -> Result<(), StepError> {
     if prev.index.0 > NUMBER_MAX {
         return Err(StepError::OutOfRange);
@@ -178,7 +184,11 @@ fn check_entries(term: Term, prev: LogId, entries: &[Entry]) -> Result<(), StepE
     let mut before = prev;
     for entry in entries {
         let at = entry.log_id();
-        if at.index != before.index.next() || at.term < before.term {
+        let is_sound = match &entry.payload {
+            Payload::Configuration(configuration) => configuration.flaw().is_none(),
+            Payload::Noop | Payload::Command(_) => true,
+        };
+        if at.index != before.index.next() || at.term < before.term || !is_sound {
             return Err(StepError::BrokenEntries { at });
         }
         before = at;
@@ -193,7 +203,7 @@ fn check_snapshot(term: Term, meta: &SnapshotMeta) -> Result<(), StepError> {
     if meta.last.index.0 > NUMBER_MAX {
         return Err(StepError::OutOfRange);
     }
-    if meta.last.term > term || meta.configuration.voters.is_empty() {
+    if meta.last.term > term || meta.configuration.flaw().is_some() {
         return Err(StepError::BrokenSnapshot(meta.last));
     }
     Ok(())

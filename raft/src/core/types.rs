@@ -119,10 +119,7 @@ impl Entry {
             + match &self.payload {
                 Payload::Noop => 0,
                 Payload::Command(bytes) => bytes.len() as u64,
-                Payload::Configuration(c) => {
-                    8 * (c.voters.len() + c.voters_outgoing.len() + c.learners.len() + c.learners_next.len())
-                        as u64
-                }
+                Payload::Configuration(configuration) => configuration.size_bytes(),
             }
     }
 }
@@ -207,6 +204,39 @@ impl Configuration {
     #[must_use]
     pub fn contains(&self, id: NodeId) -> bool {
         self.is_voter(id) || self.learners.contains(&id)
+    }
+
+    /// What is wrong with it, if anything: nobody is two things at once, and somebody votes.
+    pub(super) fn flaw(&self) -> Option<&'static str> {
+        let members = self.members();
+        let rules = [
+            (!self.voters.is_empty(), "nobody votes"),
+            (self.learners.iter().all(|id| !self.is_voter(*id)), "a learner votes"),
+            (
+                self.learners_next.is_subset(&self.voters_outgoing)
+                    && self.learners_next.is_disjoint(&self.voters),
+                "who is to be a learner is no voter on its way out",
+            ),
+            (self.joining.is_subset(&self.learners), "who is to become a voter is no learner"),
+            (self.nodes.keys().all(|id| members.contains(id)), "who has an address is no member"),
+            (self.removed.is_disjoint(&members), "a former member is one"),
+        ];
+        rules.iter().find(|(holds, _)| !holds).map(|(_, what)| *what)
+    }
+
+    /// About how many bytes it takes.
+    fn size_bytes(&self) -> u64 {
+        let sets = [
+            &self.voters,
+            &self.voters_outgoing,
+            &self.learners,
+            &self.learners_next,
+            &self.joining,
+            &self.removed,
+        ];
+        let ids: usize = sets.iter().map(|set| set.len()).sum();
+        let texts = self.nodes.values().map(|member| 16 + member.address.len() + member.context.len());
+        (8 * ids + texts.sum::<usize>()) as u64
     }
 
     /// Every member once, in order.

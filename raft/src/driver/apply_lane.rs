@@ -49,7 +49,7 @@ impl<S: StateMachine> ApplyLane<S> {
         }
     }
 
-    /// Applies `entries` and answers their waiters (one for each entry).
+    /// Applies `entries`; the completion answers their waiters (one for each entry).
     pub(super) fn apply(&self, entries: Vec<Entry>, waiters: Vec<Waiter<S::Response>>) {
         assert_eq!(entries.len(), waiters.len(), "a waiter's place for each entry");
         let (machine, completions) = (Arc::clone(&self.machine), self.completions.clone());
@@ -61,13 +61,9 @@ impl<S: StateMachine> ApplyLane<S> {
                     let last = machine.applied().last;
                     let unsaved_bytes = machine.unsaved_bytes();
                     drop(machine);
-                    for (waiter, response) in waiters.into_iter().zip(responses) {
-                        if let Some(waiter) = waiter {
-                            // The asker may have gone away.
-                            let _ = waiter.send(Ok(response));
-                        }
-                    }
-                    Completion::Applied { last, unsaved_bytes }
+                    // Given on the event loop's thread: to wake its tasks from here would take a system call each.
+                    let answers = Box::new(move || answer(waiters, responses));
+                    Completion::Applied { last, unsaved_bytes, answers }
                 }
                 // The waiters are dropped unanswered: their outcome is unknown.
                 Err(error) => failed(&error),
@@ -126,6 +122,15 @@ impl<S: StateMachine> ApplyLane<S> {
             drop(machine);
             let _ = completions.send(completion);
         }));
+    }
+}
+
+fn answer<R>(waiters: Vec<Waiter<R>>, responses: Vec<R>) {
+    for (waiter, response) in waiters.into_iter().zip(responses) {
+        if let Some(waiter) = waiter {
+            // The asker may have gone away.
+            let _ = waiter.send(Ok(response));
+        }
     }
 }
 

@@ -29,8 +29,9 @@ use crate::wal::{Recovered, Wal, WalError, WalIdentity};
 
 use super::apply_lane::{ApplyLane, install_file};
 use super::event_loop::{EventLoop, Inputs, Parts, State};
-use super::handle::{Leadership, RaftHandle};
+use super::handle::{Leadership, Outside, RaftHandle};
 use super::log_lane::LogLane;
+use super::membership;
 use super::options::{NodeOptions, Seams};
 use super::snapshots::Snapshots;
 
@@ -220,6 +221,12 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
     let Opened { machine, wal, snapshots, .. } = opened;
     let addresses: BTreeMap<_, _> =
         options.members.iter().map(|(&id, member)| (id, member.address.clone())).collect();
+    let outside = Outside {
+        cluster: identity.cluster.as_ref().map(|record| record.cluster),
+        clock: Arc::clone(&seams.clock),
+        net: Arc::clone(&seams.net),
+        options: options.peer.clone(),
+    };
     let (transport, peers) = Transport::start(
         TransportConfig {
             clock: Arc::clone(&seams.clock),
@@ -228,7 +235,7 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
             identity,
             address: addresses.get(&options.core.id).cloned().unwrap_or_default(),
             configuration: raft.configuration().clone(),
-            overrides: addresses,
+            overrides: addresses.clone(),
             snapshots: Arc::clone(&snapshots),
             options: options.peer.clone(),
             seed: options.core.seed,
@@ -241,8 +248,10 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
         watch::channel(Leadership { term: raft.hard_state().term, ..Leadership::default() });
     let (stopped_in, stopped) = watch::channel(None);
     let applied = machine.applied().last;
+    let (membership_in, membership) = watch::channel(membership::at_boot(&raft));
     let state = State {
         applied,
+        applying: 0,
         checkpoint: applied,
         checkpointing: false,
         unsaved_bytes: 0,
@@ -260,7 +269,9 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
         ),
         apply: ApplyLane::new(&seams.blocking, machine, snapshots, formed, completed),
         clock: seams.clock,
+        addresses,
         leadership: leadership_in,
+        membership: membership_in,
         state,
     };
     let handle = RaftHandle {
@@ -268,7 +279,9 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
         command_bytes_max: options.command_bytes_max,
         requests: requests_in,
         leadership,
+        membership,
         stopped,
+        outside: Arc::new(outside),
     };
     let event_loop = EventLoop::new(options, parts);
     tokio::spawn(async move {

@@ -6,15 +6,15 @@
 //!
 //! The loop never waits for a disk. It hands work to the lanes and hears of it as a [`Completion`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::{BoxFuture, Monotonic, SharedClock};
 use crate::core::{
-    Entry, Event, LogId, Message, MessageBody, ProposeError as CoreProposeError, Raft, ReadIndexError, Ready,
-    ReadyNumber, RoleName, SnapshotMeta,
+    Entry, LogId, Message, MessageBody, NodeId, ProposeError as CoreProposeError, Raft, ReadIndexError,
+    Ready, ReadyNumber, RoleName, SnapshotMeta, TransferError,
 };
 use crate::snapshot::SnapshotFile;
 use crate::state_machine::StateMachine;
@@ -23,7 +23,9 @@ use crate::wal::WalStats;
 
 use super::apply_lane::{ApplyLane, Waiter};
 use super::handle::{Leadership, ProposeError, ReadError, ReadWaiter, Request, StopReason};
+use super::handover::HandOvers;
 use super::log_lane::{LogLane, LogWork};
+use super::membership::{Changes, Membership};
 use super::options::{NodeOptions, Observer};
 use super::snapshots::Snapshots;
 use super::status::NodeStatus;
@@ -36,8 +38,8 @@ const TURN_MAX: usize = 1024;
 pub(super) enum Completion {
     /// All Readies up to this one are durable.
     Persisted { number: ReadyNumber, stats: WalStats },
-    /// Entries up to here are applied.
-    Applied { last: LogId, unsaved_bytes: u64 },
+    /// Entries up to here are applied; `answers` tells those who wait for that.
+    Applied { last: LogId, unsaved_bytes: u64, answers: Box<dyn FnOnce() + Send> },
     /// The store holds everything up to here durably.
     Checkpointed { last: LogId },
     /// A snapshot file is written.
@@ -78,10 +80,19 @@ pub(super) struct EventLoop<S: StateMachine> {
     pub(super) apply: ApplyLane<S>,
     pub(super) snapshots: Snapshots,
     pub(super) clock: SharedClock,
+    /// Where this node's own configuration says that others are.
+    pub(super) addresses: BTreeMap<NodeId, String>,
+    /// Who is reached though the configuration in force does not name him.
+    pub(super) retained: BTreeSet<NodeId>,
     pub(super) options: NodeOptions,
     pub(super) observer: Option<Arc<dyn Observer>>,
     pub(super) leadership: watch::Sender<Leadership>,
+    pub(super) membership: watch::Sender<Membership>,
     pub(super) state: State,
+    pub(super) changes: Changes,
+    pub(super) hand_overs: HandOvers,
+    /// How many ticks are left until this node, which was removed, stops.
+    pub(super) removed_ticks_left: Option<u32>,
     proposals: Proposals<S::Response>,
     reads: Reads,
     owed: VecDeque<Owed>,
@@ -98,6 +109,8 @@ type Group<R> = (Vec<Entry>, Vec<Waiter<R>>);
 /// How far disk and state machine have come.
 pub(super) struct State {
     pub(super) applied: LogId,
+    /// How many groups the state machine has been given and has not applied yet.
+    pub(super) applying: usize,
     pub(super) checkpoint: LogId,
     pub(super) checkpointing: bool,
     /// Bytes applied since the last checkpoint was cut.
@@ -115,13 +128,17 @@ pub(super) struct Parts<S: StateMachine> {
     pub(super) apply: ApplyLane<S>,
     pub(super) snapshots: Snapshots,
     pub(super) clock: SharedClock,
+    pub(super) addresses: BTreeMap<NodeId, String>,
     pub(super) leadership: watch::Sender<Leadership>,
+    pub(super) membership: watch::Sender<Membership>,
     pub(super) state: State,
 }
 
 impl<S: StateMachine> EventLoop<S> {
     pub(super) fn new(options: NodeOptions, parts: Parts<S>) -> Self {
-        let Parts { raft, transport, log, apply, snapshots, clock, leadership, state } = parts;
+        let Parts { raft, transport, log, apply, snapshots, clock, addresses, .. } = parts;
+        let Parts { leadership, membership, state, .. } = parts;
+        let (id, patience) = (options.core.id, options.core.election_timeout_ticks);
         Self {
             raft,
             transport,
@@ -129,10 +146,16 @@ impl<S: StateMachine> EventLoop<S> {
             apply,
             snapshots,
             clock,
+            addresses,
+            retained: BTreeSet::new(),
             observer: options.observer.clone(),
             options,
             leadership,
+            membership,
             state,
+            changes: Changes::new(patience),
+            hand_overs: HandOvers::new(id, patience),
+            removed_ticks_left: None,
             proposals: Proposals::new(),
             reads: Reads::new(),
             owed: VecDeque::new(),
@@ -146,6 +169,7 @@ impl<S: StateMachine> EventLoop<S> {
     pub(super) async fn run(mut self, mut inputs: Inputs<S::Response>) -> StopReason {
         let mut next_tick = self.clock.now() + self.options.tick;
         let mut timer = self.clock.sleep_until(next_tick);
+        self.reconcile_peers(false);
         let reason = loop {
             if let Some(reason) = self.turn(&mut inputs, &mut timer, &mut next_tick).await {
                 break reason;
@@ -153,6 +177,8 @@ impl<S: StateMachine> EventLoop<S> {
         };
         self.proposals.stop();
         self.reads.stop();
+        self.changes.stop();
+        self.hand_overs.stop();
         self.transport.shutdown().await;
         reason
     }
@@ -202,11 +228,31 @@ impl<S: StateMachine> EventLoop<S> {
             self.carry_out(ready);
         }
         self.received.clear();
-        None
+        self.is_over()
+    }
+
+    /// Tells the core what time it is. A lease, and the promise of one, count from or against this: it must be read
+    /// *after* the input that it is to be used for came (rule 13).
+    fn observe_time(&mut self) {
+        self.raft.observe_time(self.clock.now().0);
+    }
+
+    /// Whether there is a reason to stop that has been waited out.
+    fn is_over(&self) -> Option<StopReason> {
+        let follows = self.raft.leader().is_some_and(|leader| leader != self.options.core.id);
+        let answered = self.proposals.is_empty() && self.state.applying == 0 && self.held_back.is_empty();
+        if self.hand_overs.is_time_to_stop(follows && answered) {
+            return Some(StopReason::Shutdown);
+        }
+        self.is_removed().then_some(StopReason::Removed)
     }
 
     fn on_tick(&mut self) {
+        self.observe_time();
         self.raft.tick();
+        self.changes.tick(self.raft.role() == RoleName::Leader);
+        self.hand_overs.tick();
+        self.tick_membership();
         if self.state.unattested && self.owed.is_empty() {
             self.state.unattested = false;
             self.log.submit(LogWork::Attest);
@@ -236,9 +282,36 @@ impl<S: StateMachine> EventLoop<S> {
             Request::Status { waiter } => {
                 let _ = waiter.send(self.status());
             }
-            Request::Shutdown => return Some(StopReason::Shutdown),
+            Request::Change { changes, waiter } => match self.raft.propose_change(&changes) {
+                Ok(begun) => self.changes.insert(begun, waiter),
+                Err(error) => {
+                    let _ = waiter.send(Err(error.into()));
+                }
+            },
+            Request::Transfer { to, waiter } => match self.raft.transfer_leader(to) {
+                Ok(to) => self.hand_overs.wait(to, waiter),
+                Err(error) => {
+                    let _ = waiter.send(Err(error.into()));
+                }
+            },
+            Request::Shutdown => return self.on_shutdown(),
         }
         None
+    }
+
+    /// A leader hands over before it stops.
+    fn on_shutdown(&mut self) -> Option<StopReason> {
+        if self.hand_overs.is_stopping() {
+            return None;
+        }
+        match self.raft.transfer_leader(None) {
+            Ok(_) | Err(TransferError::InProgress { .. }) => {
+                self.hand_overs.stop_when_over();
+                None
+            }
+            // It does not lead, or there is nobody to hand over to.
+            Err(_) => Some(StopReason::Shutdown),
+        }
     }
 
     /// Begins one confirmation round for all reads of this turn.
@@ -246,6 +319,7 @@ impl<S: StateMachine> EventLoop<S> {
         if waiters.is_empty() {
             return;
         }
+        self.observe_time();
         let context = self.reads.begin(waiters);
         match self.raft.read_index(context) {
             Ok(()) => {}
@@ -270,13 +344,22 @@ impl<S: StateMachine> EventLoop<S> {
             Incoming::SnapshotSent { to, outcome, last } => {
                 self.raft.report_snapshot(to, outcome, last.index);
             }
-            Incoming::Connected(peer) => tracing::info!(%peer, "connected"),
-            Incoming::Disconnected(peer) => tracing::info!(%peer, "disconnected"),
+            Incoming::Connected(peer) => {
+                tracing::info!(%peer, "connected");
+                self.observe_time();
+                self.raft.report_connected(peer);
+            }
+            Incoming::Disconnected(peer) => {
+                tracing::info!(%peer, "disconnected");
+                self.observe_time();
+                self.raft.report_disconnected(peer);
+            }
         }
     }
 
     fn step(&mut self, message: Message) {
         let (from, kind) = (message.from, message.body.name());
+        self.observe_time();
         if let Err(error) = self.raft.step(message) {
             tracing::debug!(%from, kind, %error, "refused a message");
         }
@@ -289,7 +372,9 @@ impl<S: StateMachine> EventLoop<S> {
                 self.state.unattested = true;
                 self.settle(Some(number));
             }
-            Completion::Applied { last, unsaved_bytes } => {
+            Completion::Applied { last, unsaved_bytes, answers } => {
+                answers();
+                self.state.applying -= 1;
                 self.state.unsaved_bytes = unsaved_bytes;
                 self.on_applied(last);
                 self.checkpoint_if_due();
@@ -316,7 +401,14 @@ impl<S: StateMachine> EventLoop<S> {
     }
 
     fn checkpoint_if_due(&mut self) {
-        if self.state.unsaved_bytes >= self.options.checkpoint_bytes && !self.state.checkpointing {
+        if self.state.unsaved_bytes >= self.options.checkpoint_bytes {
+            self.begin_checkpoint();
+        }
+    }
+
+    /// Begins a checkpoint, unless one is under way.
+    pub(super) fn begin_checkpoint(&mut self) {
+        if !self.state.checkpointing {
             self.state.checkpointing = true;
             self.state.unsaved_bytes = 0;
             self.apply.checkpoint();
@@ -333,6 +425,7 @@ impl<S: StateMachine> EventLoop<S> {
             return;
         }
         self.snapshots.applying(&entries);
+        self.state.applying += 1;
         self.apply.apply(entries, waiters);
     }
 
@@ -386,6 +479,9 @@ impl<S: StateMachine> EventLoop<S> {
             self.settle(None);
         }
         if !ready.committed.is_empty() {
+            for entry in &ready.committed {
+                self.changes.committed(entry);
+            }
             let waiters = ready.committed.iter().map(|entry| self.proposals.take(entry)).collect();
             self.apply(ready.committed, waiters);
         }
@@ -451,12 +547,13 @@ impl<S: StateMachine> EventLoop<S> {
         let held = install.held.take().unwrap_or_default();
         self.state.checkpoint = self.state.checkpoint.max(meta.last);
         self.proposals.forget_through(meta.last.index);
+        self.changes.forget_through(meta.last.index);
         for work in held {
             self.log.submit(work);
         }
     }
 
-    fn send_snapshot(&mut self, peer: crate::core::NodeId) {
+    fn send_snapshot(&mut self, peer: NodeId) {
         let compacted = self.raft.first_index().prev();
         match self.snapshots.for_peer(peer, compacted) {
             Some(file) => self.transport.send_snapshot(peer, self.raft.hard_state().term, file),
@@ -468,53 +565,11 @@ impl<S: StateMachine> EventLoop<S> {
         }
     }
 
-    fn on_event(&mut self, event: &Event) {
-        if let Some(observer) = &self.observer {
-            observer.event(event);
-        }
-        let id = self.options.core.id;
-        match event {
-            Event::RoleChanged { role, term } => {
-                tracing::info!(%id, ?role, %term, "role changed");
-                if *role != RoleName::Leader {
-                    self.snapshots.lost_leadership();
-                }
-                self.leadership.send_modify(|now| {
-                    now.established = false;
-                    now.role = *role;
-                    now.term = *term;
-                });
-            }
-            Event::LeaderChanged { leader, term } => {
-                tracing::info!(%id, ?leader, %term, "leader changed");
-                self.leadership.send_modify(|now| {
-                    now.leader = *leader;
-                    now.term = *term;
-                });
-            }
-            Event::Committed { last } => {
-                let now = *self.leadership.borrow();
-                if now.role == RoleName::Leader && last.term == now.term && !now.established {
-                    self.leadership.send_modify(|now| now.established = true);
-                }
-            }
-            Event::Truncated { from } => tracing::info!(%id, %from, "log truncated"),
-            Event::VoteGranted { to, term } => tracing::debug!(%id, %to, %term, "vote granted"),
-            Event::ConfigurationChanged { index, configuration } => {
-                tracing::info!(%id, %index, ?configuration, "configuration changed");
-            }
-            Event::TransferBegan { to } => tracing::info!(%id, %to, "handing the leadership over"),
-            Event::TransferFailed { to } => {
-                tracing::warn!(%id, %to, "the leadership could not be handed over")
-            }
-            Event::SnapshotAccepted { meta } => tracing::info!(%id, last = %meta.last, "snapshot accepted"),
-        }
-    }
-
     fn status(&self) -> NodeStatus {
         NodeStatus {
             core: self.raft.status(),
             configuration: self.raft.configuration().clone(),
+            transferring_to: self.hand_overs.target(),
             wal_bytes: self.state.wal.bytes,
             wal_segments: self.state.wal.segments as u64,
             snapshot: self.snapshots.newest(),

@@ -5,8 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::core::{Index, NodeId, RoleName, Term};
+use crate::clock::SharedClock;
+use crate::core::{Change, ChangeError, Configuration, Index, Member, NodeId, RoleName, Term, TransferError};
+use crate::net::SharedNet;
+use crate::transport::{self, PeerOptions, Probe};
 
+use super::handover::{HandOverError, HandOverWaiter};
+use super::membership::{ChangeWaiter, Membership, MembershipError};
 use super::status::NodeStatus;
 
 /// Why a proposal was not answered. The variants say what may be done next: only [`OutcomeUnknown`] and [`Stopped`]
@@ -47,14 +52,14 @@ pub enum ProposeError {
 /// Why a read index was not given. A read changes nothing, so it may always be asked for again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// Ask the leader instead.
+    /// This node does not lead and knows no leader to ask: ask another, or wait a little while.
     #[error("this node is not the leader{}", hint_text(.hint))]
     NotLeader {
         /// Who probably leads.
         hint: Option<NodeId>,
     },
-    /// Leadership was lost before it was confirmed.
-    #[error("leadership was lost while the read was being confirmed")]
+    /// The leader changed, or did not answer in time.
+    #[error("the leadership was lost, or the leader did not answer, while the read was being confirmed")]
     LeadershipLost,
     /// Too many reads wait; try again after a little while.
     #[error("overloaded: too many reads are waiting; try again later")]
@@ -88,6 +93,12 @@ pub enum StopReason {
     /// It was asked to.
     #[error("shut down")]
     Shutdown,
+    /// It is no longer a member: another change of membership removed it, and it has applied that.
+    #[error(
+        "this node was removed from the cluster; to have it back, start it with an empty data directory and an id \
+         that was never used, and add it as a new member"
+    )]
+    Removed,
     /// A disk or store failed: nothing is acknowledged after that (rule 2).
     #[error("stopped: {0}")]
     Failed(String),
@@ -102,7 +113,17 @@ pub(super) enum Request<R> {
     Propose { command: Bytes, waiter: ProposalWaiter<R> },
     Read { waiter: ReadWaiter },
     Status { waiter: oneshot::Sender<NodeStatus> },
+    Change { changes: Vec<Change>, waiter: ChangeWaiter },
+    Transfer { to: Option<NodeId>, waiter: HandOverWaiter },
     Shutdown,
+}
+
+/// What a handle needs to look for other nodes by itself.
+pub(super) struct Outside {
+    pub(super) cluster: Option<u128>,
+    pub(super) clock: SharedClock,
+    pub(super) net: SharedNet,
+    pub(super) options: PeerOptions,
 }
 
 /// A running node. Clones are handles to the same node; it goes on running when all of them are dropped, until
@@ -112,7 +133,9 @@ pub struct RaftHandle<R> {
     pub(super) command_bytes_max: u64,
     pub(super) requests: mpsc::Sender<Request<R>>,
     pub(super) leadership: watch::Receiver<Leadership>,
+    pub(super) membership: watch::Receiver<Membership>,
     pub(super) stopped: watch::Receiver<Option<Arc<StopReason>>>,
+    pub(super) outside: Arc<Outside>,
 }
 
 impl<R> Clone for RaftHandle<R> {
@@ -122,7 +145,9 @@ impl<R> Clone for RaftHandle<R> {
             command_bytes_max: self.command_bytes_max,
             requests: self.requests.clone(),
             leadership: self.leadership.clone(),
+            membership: self.membership.clone(),
             stopped: self.stopped.clone(),
+            outside: Arc::clone(&self.outside),
         }
     }
 }
@@ -166,8 +191,8 @@ impl<R: Send + 'static> RaftHandle<R> {
         }
     }
 
-    /// Confirms that this node still leads and waits until everything committed before the call is applied here:
-    /// a read of the state machine after that is linearizable (§6.4).
+    /// Waits until everything that was committed anywhere before the call is applied here: a read of the state machine
+    /// after that is linearizable (§6.4). Any member can be asked; one that does not lead asks the leader.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -178,6 +203,89 @@ impl<R: Send + 'static> RaftHandle<R> {
             Err(mpsc::error::TrySendError::Full(_)) => Err(ReadError::Overloaded),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(ReadError::Stopped),
         }
+    }
+
+    /// Changes the membership: several members at once if need be (§4.3). Answers when the change has ended, with the
+    /// configuration that is then committed. To be asked of the leader.
+    ///
+    /// Dropping the future does not take the change back.
+    ///
+    /// # Errors
+    /// See [`MembershipError`].
+    pub async fn change_membership(&self, changes: Vec<Change>) -> Result<Configuration, MembershipError> {
+        let (waiter, answer) = oneshot::channel();
+        match self.requests.try_send(Request::Change { changes, waiter }) {
+            Ok(()) => answer.await.unwrap_or(Err(MembershipError::Stopped)),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(MembershipError::Overloaded),
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                Err(MembershipError::Refused(ChangeError::NotLeader { hint: None }))
+            }
+        }
+    }
+
+    /// Adds a learner (§4.2.1): looks for it at `address` first, and takes down which disk it has. With `joining` the
+    /// leader makes it a voter by itself, once it has caught up; [`membership`](Self::membership) shows when. The node
+    /// must have been started to join, with an empty data directory, and must be reachable. To be asked of the leader.
+    ///
+    /// # Errors
+    /// See [`MembershipError`].
+    pub async fn add_member(
+        &self,
+        id: NodeId,
+        address: String,
+        context: Bytes,
+        joining: bool,
+    ) -> Result<Configuration, MembershipError> {
+        let now = *self.leadership.borrow();
+        if now.role != RoleName::Leader {
+            return Err(MembershipError::Refused(ChangeError::NotLeader { hint: now.leader }));
+        }
+        let found = self.probe_member(id, &address).await?;
+        let member = Member { incarnation: found.incarnation, address, context };
+        self.change_membership(vec![Change::AddLearner { id, member, joining }]).await
+    }
+
+    /// Looks for a node that is to be added: whether it is reached at `address`, is `id`, and waits to be added or is in
+    /// this cluster already.
+    ///
+    /// # Errors
+    /// [`MembershipError::NotReady`].
+    pub async fn probe_member(&self, id: NodeId, address: &str) -> Result<Probe, MembershipError> {
+        let Outside { cluster, clock, net, options } = &*self.outside;
+        let not_ready = |why: String| MembershipError::NotReady { id, address: address.to_owned(), why };
+        let probe = transport::probe(clock.as_ref(), net.as_ref(), options, self.id, address, id);
+        let found = probe.await.map_err(not_ready)?;
+        let why = match found.cluster {
+            None if found.joining => return Ok(found),
+            Some(_) if found.cluster == *cluster => return Ok(found),
+            None => "it does not wait to be added: start it so that it joins",
+            Some(_) => {
+                "it belongs to another cluster: start it with an empty data directory, so that it joins"
+            }
+        };
+        Err(not_ready(why.to_owned()))
+    }
+
+    /// Hands the leadership over (§3.10): to `to`, or to the voter that has most of the log. Answers when another
+    /// node leads, with that node: nearly always, but not certainly, the one that was asked for.
+    ///
+    /// # Errors
+    /// See [`HandOverError`].
+    pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<NodeId, HandOverError> {
+        let (waiter, answer) = oneshot::channel();
+        match self.requests.try_send(Request::Transfer { to, waiter }) {
+            Ok(()) => answer.await.unwrap_or(Err(HandOverError::Stopped)),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(HandOverError::Overloaded),
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                Err(HandOverError::Refused(TransferError::NotLeader { hint: None }))
+            }
+        }
+    }
+
+    /// The configuration in force on this node; the receiver can wait for changes.
+    #[must_use]
+    pub fn membership(&self) -> watch::Receiver<Membership> {
+        self.membership.clone()
     }
 
     /// What the node is doing. `None` once it has stopped.
@@ -193,7 +301,8 @@ impl<R: Send + 'static> RaftHandle<R> {
         self.leadership.clone()
     }
 
-    /// Asks the node to stop, and waits until it has.
+    /// Asks the node to stop, and waits until it has. One that leads hands the leadership over first, and answers
+    /// what is under way; that takes an election timeout at most.
     pub async fn shutdown(&self) -> Arc<StopReason> {
         // An error means that it has stopped already.
         let _ = self.requests.send(Request::Shutdown).await;

@@ -4,10 +4,13 @@
 //! |---|---|
 //! | [`boot`](self) (`boot.rs`) | opens a data directory, forms or joins the cluster, brings store and log together |
 //! | `event_loop.rs` | the one task that owns the core |
+//! | `events.rs` | what it makes of the core's events |
 //! | `log_lane.rs` | the write side of the log: group commit |
 //! | `apply_lane.rs` | the state machine: apply, checkpoints, snapshots, install |
 //! | `snapshots.rs` | when a snapshot file is due, and who waits for one |
 //! | `waiters.rs` | who waits for which proposal or read |
+//! | `membership.rs` | who waits for a change of membership, and whom the transport must reach meanwhile |
+//! | `handover.rs` | who waits for a hand-over of the leadership; the stop of a leader |
 //! | `handle.rs` | how the rest of the process talks to the node |
 //!
 //! [`start`] makes a node of a state machine; [`RaftHandle`] is what it is used by.
@@ -15,8 +18,11 @@
 mod apply_lane;
 mod boot;
 mod event_loop;
+mod events;
 mod handle;
+mod handover;
 mod log_lane;
+mod membership;
 mod options;
 mod snapshots;
 mod status;
@@ -24,5 +30,7 @@ mod waiters;
 
 pub use boot::{StartError, start};
 pub use handle::{Leadership, ProposeError, RaftHandle, ReadError, StopReason};
+pub use handover::HandOverError;
+pub use membership::{Membership, MembershipError};
 pub use options::{NodeOptions, Observer, Seams};
 pub use status::NodeStatus;

@@ -2,15 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{Configuration, LogId, Status};
+use crate::core::{Configuration, LogId, NodeId, Status};
 
 /// A node's state at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// What the core knows.
     pub core: Status,
-    /// The configuration in force.
+    /// The configuration in force: who votes, who learns, whether it is joint, the terms of leases.
     pub configuration: Configuration,
+    /// To whom the leadership is being handed over, until it is known who leads then.
+    pub transferring_to: Option<NodeId>,
     /// Bytes that the durable log takes on disk.
     pub wal_bytes: u64,
     /// How many segments the durable log has.

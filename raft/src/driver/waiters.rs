@@ -24,6 +24,10 @@ impl<R> Proposals<R> {
         self.waiting.insert((id.index, id.term), waiter);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Takes out the waiter of a committed entry, and tells all others at or below its index that they were
     /// superseded.
     pub(super) fn take(&mut self, entry: &Entry) -> Option<ProposalWaiter<R>> {

@@ -68,6 +68,9 @@ pub(crate) fn chain(before: u64, entry: &Entry) -> u64 {
         bytes.iter().for_each(|&byte| mix(u64::from(byte)));
         mix(bytes.len() as u64 + 1);
     }
+    if let Payload::Configuration(configuration) = &entry.payload {
+        format!("{configuration:?}").bytes().for_each(|byte| mix(u64::from(byte)));
+    }
     hash
 }
 

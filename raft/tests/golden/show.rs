@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use raft::core::{Entry, Event, Message, MessageBody, Payload, ReadState, Ready, Status};
+use raft::core::{Configuration, Entry, Event, Message, MessageBody, Payload, ReadState, Ready, Status};
 
 /// One line a message; one that goes to several nodes is written once.
 pub(crate) fn messages(messages: &[Message], note: &str) -> String {
@@ -44,12 +44,19 @@ pub(crate) fn body(body: &MessageBody) -> String {
         MessageBody::AppendRejected { prev_index, hint } => {
             format!("{name} prev_index={prev_index} hint={hint}")
         }
-        MessageBody::Heartbeat { commit, round, .. } => format!("{name} commit={commit} round={round}"),
-        MessageBody::HeartbeatResponse { round, .. } => format!("{name} round={round}"),
-        MessageBody::InstallSnapshot { meta } => format!("{name} last={}", meta.last),
-        MessageBody::TimeoutNow | MessageBody::ReadIndex { .. } | MessageBody::ReadIndexResponse { .. } => {
-            name.to_owned()
+        MessageBody::Heartbeat { commit, round, lease } => {
+            let asks = if *lease { " lease" } else { "" };
+            format!("{name} commit={commit} round={round}{asks}")
         }
+        MessageBody::HeartbeatResponse { round, leased } => {
+            let promises = if *leased { " leased" } else { "" };
+            format!("{name} round={round}{promises}")
+        }
+        MessageBody::InstallSnapshot { meta } => format!("{name} last={}", meta.last),
+        // The number of the question is a random one.
+        MessageBody::TimeoutNow | MessageBody::ReadIndex { .. } => name.to_owned(),
+        MessageBody::ReadIndexResponse { index: Some(index), .. } => format!("{name} index={index}"),
+        MessageBody::ReadIndexResponse { index: None, .. } => format!("{name} unknown"),
     }
 }
 
@@ -59,11 +66,32 @@ pub(crate) fn entries(entries: &[Entry]) -> String {
         let what = match &entry.payload {
             Payload::Noop => "noop".to_owned(),
             Payload::Command(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-            Payload::Configuration(configuration) => format!("voters {:?}", configuration.voters),
+            Payload::Configuration(new) => configuration(new),
         };
         format!("{} {what}", entry.log_id())
     });
     shown.collect::<Vec<_>>().join(", ")
+}
+
+/// Only what there is of it.
+pub(crate) fn configuration(configuration: &Configuration) -> String {
+    let Configuration { voters, voters_outgoing, learners, learners_next, joining, removed, .. } =
+        configuration;
+    let sets = [
+        ("outgoing", voters_outgoing),
+        ("learners", learners),
+        ("later learners", learners_next),
+        ("joining", joining),
+        ("removed", removed),
+    ];
+    let mut text = format!("voters {voters:?}");
+    for (name, set) in sets.into_iter().filter(|(_, set)| !set.is_empty()) {
+        let _ = write!(text, " {name} {set:?}");
+    }
+    if let Some(lease) = configuration.lease {
+        let _ = write!(text, " lease {} ms, drift {} ppm", lease.duration_ms, lease.drift_ppm);
+    }
+    text
 }
 
 /// What a Ready tells, without its messages.
@@ -96,7 +124,7 @@ fn happened(event: &Event) -> String {
         Event::Committed { last } => format!("commits {last}"),
         Event::Truncated { from } => format!("cuts its log from {from}"),
         Event::ConfigurationChanged { index, configuration } => {
-            format!("takes the configuration of {index}: voters {:?}", configuration.voters)
+            format!("takes the configuration of {index}: {}", self::configuration(configuration))
         }
         Event::TransferBegan { to } => format!("begins to hand over to {to}"),
         Event::TransferFailed { to } => format!("could not hand over to {to}"),
@@ -111,9 +139,10 @@ pub(crate) fn status(status: &Status) -> String {
         "{id} {role:?} term={term} leader={leader} log={prev}..{last} durable={durable} commit={commit} applied={applied}\n"
     );
     for peer in &status.peers {
+        let leaving = if peer.is_leaving { " leaving" } else { "" };
         let _ = writeln!(
             text,
-            "  {} {:?} matched={} next={} inflight={}",
+            "  {} {:?} matched={} next={} inflight={}{leaving}",
             peer.id, peer.state, peer.matched, peer.next, peer.inflight_messages
         );
     }

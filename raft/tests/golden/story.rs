@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use raft::core::{
-    Config, Configuration, Index, Message, MessageBody, NodeId, Raft, SnapshotMeta, SnapshotOutcome,
+    Change, Config, Configuration, Index, Lease, Member, Message, MessageBody, NodeId, Raft, SnapshotMeta,
+    SnapshotOutcome,
 };
 
 use crate::common::{Machine, Node};
@@ -38,6 +39,32 @@ fn node_id(word: &str) -> NodeId {
     NodeId(word.parse().unwrap_or_else(|_| panic!("`{word}` is no node")))
 }
 
+/// `ms:ppm`, or `off`.
+fn lease(word: &str) -> Option<Lease> {
+    let (duration_ms, drift_ppm) = word.split_once(':')?;
+    Some(Lease { duration_ms: number(duration_ms) as u32, drift_ppm: number(drift_ppm) as u32 })
+}
+
+/// One step of a change: see `Story::run`.
+fn change(word: &str) -> Change {
+    let (verb, rest) = word.split_once(':').unwrap_or_else(|| panic!("`{word}` is no change"));
+    let member = |address: &str| Member { incarnation: 1, address: address.to_owned(), ..Member::default() };
+    match verb {
+        "learner" => Change::AddLearner { id: node_id(rest), member: member(""), joining: false },
+        "joining" => Change::AddLearner { id: node_id(rest), member: member(""), joining: true },
+        "voter" => Change::AddVoter { id: node_id(rest), member: member("") },
+        "promote" => Change::Promote(node_id(rest)),
+        "demote" => Change::Demote(node_id(rest)),
+        "remove" => Change::Remove(node_id(rest)),
+        "address" => {
+            let (id, address) = rest.split_once(':').expect("an address");
+            Change::Update { id: node_id(id), member: member(address) }
+        }
+        "lease" => Change::SetLease(lease(rest)),
+        _ => panic!("`{word}` is no change"),
+    }
+}
+
 fn number(word: &str) -> u64 {
     word.parse().unwrap_or_else(|_| panic!("`{word}` is no number"))
 }
@@ -46,15 +73,20 @@ impl Story {
     /// Runs one command; returns what it shows.
     ///
     /// - `cluster N [key=value ...]` begins: `election` (ticks; exactly, not at random), `heartbeat`, `append_bytes`,
-    ///   `inflight`, `log_bytes`, `reads`, `voters=1,2`, `outgoing=..`, `learners=..`
+    ///   `inflight`, `log_bytes`, `uncommitted`, `unapplied`, `reads`, `voters=1,2`, `outgoing=..`, `learners=..`,
+    ///   `lease=ms:ppm`; an election that is hurried begins with the next tick
     /// - `leader N` makes N lead, with its no-op committed everywhere, and shows nothing of it
     /// - `campaign N`, `tick N,M [times]`, `timeout N ticks`, `propose N text`, `read N context`
-    /// - `transfer_to A B` has A send TimeoutNow
+    /// - `elapse N,M ticks`: `tick N,M` and `stabilize`, so many times; `quietly ..` runs a command and shows nothing
+    /// - `transfer N [to]` hands over; `transfer_to A B` has A send TimeoutNow, without more ado
+    /// - `change N step ..`: `learner:4`, `joining:4`, `voter:4`, `promote:4`, `demote:2`, `remove:2`, `address:2:text`,
+    ///   `lease:ms:ppm`, `lease:off`; `configuration N`
+    /// - `time N,M ms`: what their clocks show; `connected A B`, `disconnected A B`: A is told so about B
     /// - `stabilize [N ...]` moves messages, disks and applies on (of these nodes) until nothing moves
     /// - `ready N`, `persist N [writes]`, `apply N`, `deliver A B [count]`: the single steps of it; `pass A B` takes A's Ready,
     ///   makes it durable and delivers what is on its way to B; `deliver_last A B` lets the newest message overtake
     /// - `hold A B`, `release A B`: what is sent from A to B waits; `lose A B`, `double A B`: what is on its way
-    /// - `cut N` (off all others), `cut_link A B` (one direction), `heal`
+    /// - `cut N` (off all others), `split A,B` (these off the others), `cut_link A B` (one direction), `heal`
     /// - `slow N`, `prompt N`: its disk answers only to `persist`, or by itself
     /// - `crash N`, `restart N`, `save N` (what it applied survives), `compact N index`, `unreachable A B`
     /// - `snapshot A B ok|fail`: ends a transfer; `send_snapshot A B`: begins one nobody asked for
@@ -70,12 +102,34 @@ impl Story {
                 self.stabilize(BTreeSet::new());
                 String::new()
             }
+            ["time", nodes, ms] => {
+                let now_ns = number(ms) * 1_000_000;
+                nodes.split(',').for_each(|word| self.raft(node_id(word)).observe_time(now_ns));
+                String::new()
+            }
+            ["quietly", command @ ..] => {
+                self.run(&command.join(" "));
+                String::new()
+            }
+            ["elapse", nodes, times] => (0..number(times)).fold(String::new(), |shown, _| {
+                self.run(&format!("tick {nodes}"));
+                shown + &self.stabilize(BTreeSet::new())
+            }),
             ["tick", nodes, times @ ..] => {
                 let times = times.first().map_or(1, |word| number(word));
                 nodes.split(',').for_each(|word| self.tick(node_id(word), times));
                 String::new()
             }
             ["stabilize", only @ ..] => self.stabilize(only.iter().map(|word| node_id(word)).collect()),
+            ["split", side] => {
+                let side: BTreeSet<NodeId> = side.split(',').map(node_id).collect();
+                for (&a, &b) in self.nodes.keys().flat_map(|a| self.nodes.keys().map(move |b| (a, b))) {
+                    if side.contains(&a) != side.contains(&b) {
+                        self.cut.insert((a, b));
+                    }
+                }
+                String::new()
+            }
             ["heal"] => {
                 self.cut.clear();
                 String::new()
@@ -100,6 +154,8 @@ impl Story {
             "double",
             "cut_link",
             "unreachable",
+            "connected",
+            "disconnected",
             "snapshot",
             "send_snapshot",
         ];
@@ -109,18 +165,11 @@ impl Story {
     fn begin(&mut self, count: u64, settings: &[&str]) -> String {
         *self = Self::default();
         let mut config = Config {
-            id: NodeId(1),
             election_timeout_ticks: 10,
             heartbeat_ticks: 2,
-            append_bytes_max: 1 << 20,
-            inflight_messages_max: 16,
-            inflight_bytes_max: 1 << 20,
-            log_bytes_max: 1 << 20,
-            uncommitted_bytes_max: u64::MAX,
-            unapplied_bytes_max: u64::MAX,
-            hurried_election_ticks: 3,
-            reads_pending_max: 16,
+            hurried_election_ticks: 0,
             seed: 1,
+            ..Config::new(NodeId(1))
         };
         let ids = |list: &str| list.split(',').map(node_id).collect::<BTreeSet<_>>();
         let mut configuration = Configuration::of_voters((1..=count).map(NodeId));
@@ -132,6 +181,9 @@ impl Story {
                 "append_bytes" => config.append_bytes_max = number(value),
                 "inflight" => config.inflight_messages_max = number(value) as usize,
                 "log_bytes" => config.log_bytes_max = number(value),
+                "uncommitted" => config.uncommitted_bytes_max = number(value),
+                "unapplied" => config.unapplied_bytes_max = number(value),
+                "lease" => configuration.lease = lease(value),
                 "reads" => config.reads_pending_max = number(value) as usize,
                 "voters" => configuration.voters = ids(value),
                 "outgoing" => configuration.voters_outgoing = ids(value),
@@ -165,6 +217,19 @@ impl Story {
             ("read", [context]) => {
                 let answer = self.raft(id).read_index(number(context));
                 return answer.map_or_else(|error| format!("{id} refuses: {error}\n"), |()| String::new());
+            }
+            ("change", steps) => {
+                let changes: Vec<Change> = steps.iter().map(|word| change(word)).collect();
+                let answer = self.raft(id).propose_change(&changes);
+                return answer.map_or_else(|error| format!("{id} refuses: {error}\n"), |_| String::new());
+            }
+            ("transfer", to) => {
+                let to = to.first().map(|word| node_id(word));
+                let answer = self.raft(id).transfer_leader(to);
+                return answer.map_or_else(|error| format!("{id} refuses: {error}\n"), |_| String::new());
+            }
+            ("configuration", []) => {
+                return format!("{id} goes by {}\n", show::configuration(self.raft(id).configuration()));
             }
             ("ready", []) => return self.ready(id),
             ("persist", []) => return self.persist(id, usize::MAX),
@@ -226,6 +291,8 @@ impl Story {
                 self.messages.extend(copies);
             }
             ("cut_link", []) => _ = self.cut.insert((from, to)),
+            ("connected", []) => self.raft(from).report_connected(to),
+            ("disconnected", []) => self.raft(from).report_disconnected(to),
             ("unreachable", []) => self.raft(from).report_unreachable(to),
             ("send_snapshot", []) => self.send_snapshot(from, to),
             ("snapshot", [outcome]) => {

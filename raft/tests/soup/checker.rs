@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use raft::core::{
-    Configuration, Entry, Index, LogId, Message, MessageBody, NodeId, Raft, ReadState, Ready, RoleName, Term,
+    Configuration, Entry, Index, LogId, Message, MessageBody, NodeId, Payload, Raft, ReadState, Ready,
+    RoleName, Term,
 };
 
 use crate::common::{Disk, Node};
@@ -21,6 +22,10 @@ pub(crate) struct Checker {
     entries: BTreeMap<LogId, (Term, Entry)>,
     /// What was committed, from index 1, and the least term in which that was known.
     committed: Vec<(Term, Term)>,
+    /// The newest configuration that is committed, if one was.
+    configuration: Option<(Index, Configuration)>,
+    /// What each node went by when it was last looked at.
+    configurations: BTreeMap<NodeId, Configuration>,
     /// The state behind each index.
     states: BTreeMap<Index, (LogId, u64)>,
     /// The commit index of each node since it started.
@@ -36,6 +41,12 @@ impl Checker {
         Index(self.committed.len() as u64)
     }
 
+    /// The newest configuration that was ever known to be committed, and its index; none but the first: 0.
+    pub(crate) fn newest_configuration(&self) -> (Index, Option<&Configuration>) {
+        let newest = self.configuration.as_ref();
+        newest.map_or((Index::ZERO, None), |(index, configuration)| (*index, Some(configuration)))
+    }
+
     /// Looks at a node after an input.
     pub(crate) fn observe(&mut self, nodes: &[Node], at: usize) {
         let Some(raft) = &nodes[at].raft else { return };
@@ -47,13 +58,17 @@ impl Checker {
         let commit = raft.commit();
         assert!(commit >= before, "{id}: commit falls from {before} to {commit}");
         if commit > before {
-            self.observe_commit(id, raft, before);
+            self.observe_commit(nodes, id, raft, before);
             self.commits.insert(id, commit);
             if raft.role() == RoleName::Leader {
+                // A configuration that the same input brought decided nothing yet, or everything behind it.
                 let last = LogId { term: raft.term_at(commit).unwrap(), index: commit };
-                check_durable(nodes, raft.configuration(), last);
+                let by = [Some(raft.configuration()), self.configurations.get(&id)];
+                let is_durable = by.into_iter().flatten().any(|by| is_durable(nodes, by, last));
+                assert!(is_durable, "{id} commits {last}, which is not on the disks of a quorum");
             }
         }
+        self.configurations.insert(id, raft.configuration().clone());
     }
 
     /// Election Safety and Leader Completeness (§3.6.3).
@@ -74,7 +89,7 @@ impl Checker {
     }
 
     /// State Machine Safety, for what is known as committed.
-    fn observe_commit(&mut self, id: NodeId, raft: &Raft, before: Index) {
+    fn observe_commit(&mut self, nodes: &[Node], id: NodeId, raft: &Raft, before: Index) {
         let now = raft.hard_state().term;
         for index in before.0 + 1..=raft.commit().0 {
             let Some(term) = raft.term_at(Index(index)) else { continue };
@@ -85,9 +100,37 @@ impl Checker {
                 None => {
                     assert_eq!(index as usize, self.committed.len() + 1, "{id} commits {index} first");
                     self.committed.push((term, now));
+                    self.observe_configuration(nodes, LogId { term, index: Index(index) });
                 }
             }
         }
+    }
+
+    /// A joint configuration that is committed is on the disks of a majority of each half (§4.3).
+    fn observe_configuration(&mut self, nodes: &[Node], id: LogId) {
+        let Some((_, Entry { payload: Payload::Configuration(configuration), .. })) = self.entries.get(&id)
+        else {
+            return;
+        };
+        let is_safe = !configuration.is_joint() || is_durable(nodes, configuration, id);
+        assert!(is_safe, "{id} is committed, but not on the disks of both halves");
+        self.configuration = Some((id.index, configuration.clone()));
+    }
+
+    /// A leader begins a change only on a configuration that is committed (§4.3).
+    fn observe_change(&self, id: NodeId, raft: &Raft, entry: &Entry) {
+        let is_own = raft.role() == RoleName::Leader && entry.term == raft.hard_state().term;
+        let Payload::Configuration(configuration) = &entry.payload else { return };
+        if !is_own {
+            return;
+        }
+        let below = entry.index.prev();
+        let committed = raft.configuration_at(self.committed().min(below));
+        let before = raft.configuration_at(below);
+        assert_eq!(
+            before, committed,
+            "{id} appends {configuration:?} on a configuration that is not committed"
+        );
     }
 
     /// Log Matching (§3.5): term and index name one entry, and with it all before it.
@@ -100,6 +143,7 @@ impl Checker {
             let known = self.entries.entry(entry.log_id()).or_insert_with(|| (before_term, entry.clone()));
             assert_eq!(known, &(before_term, entry.clone()), "{id}: another entry of the same name");
             before = Some(entry.term);
+            self.observe_change(id, raft, entry);
         }
         for message in &ready.messages {
             self.observe_message(&node.disk, message);
@@ -155,6 +199,7 @@ impl Checker {
 
     pub(crate) fn crashed(&mut self, id: NodeId) {
         self.commits.remove(&id);
+        self.configurations.remove(&id);
     }
 
     /// Reads of a node that crashed are never decided.
@@ -172,8 +217,8 @@ pub(crate) fn is_quorum(configuration: &Configuration, set: impl Fn(NodeId) -> b
         .all(|half| half.is_empty() || half.iter().filter(|id| set(**id)).count() * 2 > half.len())
 }
 
-/// What a leader commits is on the disks of a quorum.
-fn check_durable(nodes: &[Node], configuration: &Configuration, last: LogId) {
+/// Whether an entry is on the disks of a quorum.
+fn is_durable(nodes: &[Node], configuration: &Configuration, last: LogId) -> bool {
     let holds = |id: NodeId| nodes.iter().any(|node| node.id == id && node.disk.holds(last));
-    assert!(is_quorum(configuration, holds), "{last} is committed, but not on the disks of a quorum");
+    is_quorum(configuration, holds)
 }

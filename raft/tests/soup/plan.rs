@@ -1,13 +1,14 @@
 //! What one schedule is like: drawn from its seed, so that some schedules are all partitions, some all crashes, some
 //! all snapshots, and some calm.
 
-use raft::core::{Config, Configuration, NodeId};
+use raft::core::{Config, Configuration, Lease, NodeId};
 
 use crate::common::Rng;
 
 /// The settings of one schedule. Chances are parts in a thousand.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
+    /// Members, and machines that may become members.
     pub(crate) nodes: usize,
     pub(crate) configuration: Configuration,
     pub(crate) actions: usize,
@@ -24,6 +25,17 @@ pub(crate) struct Plan {
     pub(crate) read: usize,
     pub(crate) campaign: usize,
     pub(crate) hand_over: usize,
+    pub(crate) change: usize,
+    /// How often someone is told that a connection came or broke, true or not.
+    pub(crate) report: usize,
+    /// How much each node's clock is ahead of the slowest possible one, in millionths of the time that has passed.
+    pub(crate) fast_ppm: Vec<u64>,
+    /// The lease of this schedule, if leases come into it.
+    pub(crate) lease: Option<Lease>,
+    /// How often a leader is cut off: hears nobody, is heard by nobody, or both.
+    pub(crate) isolate: usize,
+    /// The most time that passes from one action to the next.
+    pub(crate) step_ns: usize,
     /// How often a Ready is made durable at once, rather than later.
     pub(crate) prompt_disk: usize,
     /// How often each node's clock ticks, in parts of the whole.
@@ -38,23 +50,35 @@ impl Plan {
             if rng.chance(400) { 0 } else { rng.below(most + 1) }
         };
         let append_bytes_max = if rng.chance(300) { 1 } else { 1 + rng.below(400) as u64 };
+        let has_bounds = rng.chance(200);
+        let bound = |rng: &mut Rng| if has_bounds { 40 + rng.below(400) as u64 } else { u64::MAX };
         let config = Config {
-            id: NodeId(1),
             election_timeout_ticks: 3 + rng.below(4) as u32,
             heartbeat_ticks: 1 + rng.below(2) as u32,
             append_bytes_max,
             inflight_messages_max: 1 + rng.below(5),
             inflight_bytes_max: 1 + rng.below(800) as u64,
             log_bytes_max: if rng.chance(700) { 20_000 } else { 200 + rng.below(1500) as u64 },
-            uncommitted_bytes_max: u64::MAX,
-            unapplied_bytes_max: u64::MAX,
-            hurried_election_ticks: 3,
+            uncommitted_bytes_max: bound(rng),
+            unapplied_bytes_max: bound(rng),
+            hurried_election_ticks: rng.below(4) as u32,
             reads_pending_max: 1 + rng.below(8),
             seed: rng.next(),
+            ..Config::new(NodeId(1))
         };
-        Self {
+        let members = nodes;
+        let change = if rng.chance(400) { 0 } else { 10 + rng.below(100) };
+        let nodes = if change > 0 { members + rng.below(4) } else { members };
+        let lease = rng.chance(400).then(|| Lease {
+            duration_ms: 20 + rng.below(300) as u32,
+            drift_ppm: if rng.chance(500) { 0 } else { rng.below(1_000_000) as u32 },
+        });
+        let drift = lease.map_or(0, |lease| lease.drift_ppm as usize);
+        let mut configuration = draw_configuration(rng, members);
+        configuration.lease = lease.filter(|_| rng.chance(800));
+        let mut plan = Self {
             nodes,
-            configuration: draw_configuration(rng, nodes),
+            configuration,
             actions: 500 + rng.below(3000),
             hurry: 1 + rng.below(4),
             drop: sometimes(rng, 250),
@@ -68,10 +92,37 @@ impl Plan {
             read: sometimes(rng, 100),
             campaign: sometimes(rng, 15),
             hand_over: sometimes(rng, 60),
+            change,
+            report: sometimes(rng, 40),
+            // Some at either end: that is where the bound is used up.
+            fast_ppm: (0..nodes).map(|_| *rng.pick(&[0, drift as u64, drift as u64 / 2])).collect(),
+            lease,
+            step_ns: 1 + rng.below(4_000_000),
+            isolate: sometimes(rng, 30),
             prompt_disk: rng.below(1001),
             tick: (0..nodes).map(|_| rng.below(6)).collect(),
             config,
+        };
+        if plan.lease.is_some() && rng.chance(500) {
+            plan.lean_on_leases(rng);
         }
+        plan
+    }
+
+    /// What makes a lease matter: leaders that are cut off, and asked; elections as soon as a promise has run out.
+    fn lean_on_leases(&mut self, rng: &mut Rng) {
+        self.isolate = 10 + rng.below(40);
+        self.read = 100 + rng.below(300);
+        self.propose = 100;
+        self.crash /= 4;
+        self.partition /= 4;
+        self.compact /= 4;
+        self.drop /= 4;
+        self.hurry = 4;
+        self.prompt_disk = 900;
+        self.step_ns = 200_000 + rng.below(2_000_000);
+        self.tick.iter_mut().for_each(|times| *times = (*times).max(2));
+        self.config.reads_pending_max = 8;
     }
 }
 

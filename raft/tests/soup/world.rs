@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use raft::core::{
-    Event, Index, LogId, Message, MessageBody, NodeId, ProposeError, Raft, ReadIndexError, RoleName,
-    SnapshotMeta, SnapshotOutcome, Term,
+    Change, Configuration, Event, Index, LogId, Member, Message, MessageBody, NodeId, Payload, ProposeError,
+    Raft, ReadIndexError, RoleName, SnapshotMeta, SnapshotOutcome, Term,
 };
 
 use crate::checker::{Checker, is_quorum};
@@ -34,6 +34,10 @@ pub(crate) struct World {
     commands: u64,
     reads: BTreeMap<u64, usize>,
     reads_begun: u64,
+    /// The time of the slowest possible clock.
+    now_ns: u64,
+    /// Nodes that have learnt that they are no members any more, and were switched off for good.
+    retired: BTreeSet<NodeId>,
     has_trace: bool,
     tally: Tally,
 }
@@ -47,6 +51,8 @@ pub(crate) struct Tally {
     pub(crate) crashes: usize,
     pub(crate) truncations: usize,
     pub(crate) installs: usize,
+    pub(crate) changes: usize,
+    pub(crate) lease_reads: usize,
 }
 
 impl std::ops::AddAssign for Tally {
@@ -57,6 +63,8 @@ impl std::ops::AddAssign for Tally {
         self.crashes += other.crashes;
         self.truncations += other.truncations;
         self.installs += other.installs;
+        self.changes += other.changes;
+        self.lease_reads += other.lease_reads;
     }
 }
 
@@ -93,6 +101,8 @@ impl World {
             commands: 0,
             reads: BTreeMap::new(),
             reads_begun: 0,
+            now_ns: 0,
+            retired: BTreeSet::new(),
             has_trace,
             tally: Tally::default(),
         }
@@ -116,6 +126,7 @@ impl World {
 
     /// One thing happens, somewhere where it can.
     fn act(&mut self) {
+        self.now_ns += self.rng.below(self.plan.step_ns) as u64;
         match self.rng.below(100) {
             0..45 => (0..self.plan.hurry).for_each(|_| self.deliver_some()),
             45..70 => self.at_some(|node| node.raft.as_ref().is_some_and(Raft::has_ready), Self::take_ready),
@@ -123,7 +134,15 @@ impl World {
             79..86 => {
                 self.at_some(|node| !node.writes.is_empty() || node.unreported.is_some(), Self::lag_disk);
             }
-            86..91 => self.at_some(|node| !node.to_apply.is_empty(), Self::apply),
+            86..91 => {
+                self.at_some(
+                    |node| !node.to_apply.is_empty(),
+                    |world, node| {
+                        world.apply(node);
+                        world.retire(node);
+                    },
+                );
+            }
             91..95 => self.transfer(),
             _ => self.disturb(),
         }
@@ -132,7 +151,11 @@ impl World {
             self.at_some(leads, |world, node| _ = world.propose(node));
         }
         if self.rng.chance(self.plan.read) {
-            self.at_some(leads, |world, node| _ = world.read(node));
+            if self.rng.chance(500) {
+                self.at_some(leads, |world, node| _ = world.read(node));
+            } else {
+                self.at_some(|node| node.raft.is_some(), |world, node| _ = world.read(node));
+            }
         }
         if self.rng.chance(self.plan.compact) {
             self.at_some(|node| node.raft.is_some(), Self::compact);
@@ -143,6 +166,23 @@ impl World {
         if self.rng.chance(self.plan.hand_over) {
             self.at_some(leads, Self::hand_over);
         }
+        if self.rng.chance(self.plan.change) {
+            self.at_some(leads, Self::change);
+        }
+        if self.rng.chance(self.plan.isolate) {
+            self.at_some(leads, Self::isolate);
+        }
+        if self.rng.chance(self.plan.report) {
+            self.at_some(|node| node.raft.is_some(), Self::report_connection);
+        }
+    }
+
+    /// A core that has just looked at its clock.
+    fn raft(&mut self, node: usize) -> Option<&mut Raft> {
+        let ahead = u128::from(self.now_ns) * u128::from(self.plan.fast_ppm[node]) / 1_000_000;
+        let raft = self.nodes[node].raft.as_mut()?;
+        raft.observe_time(self.now_ns + ahead as u64);
+        Some(raft)
     }
 
     /// Does something at a random node of those where it can be done.
@@ -156,7 +196,8 @@ impl World {
 
     fn disturb(&mut self) {
         if self.rng.chance(self.plan.restart) {
-            self.at_some(|node| node.raft.is_none(), Self::restart);
+            let retired = self.retired.clone();
+            self.at_some(|node| node.raft.is_none() && !retired.contains(&node.id), Self::restart);
         }
         if self.rng.chance(self.plan.crash) {
             self.at_some(|node| node.raft.is_some(), Self::crash);
@@ -174,7 +215,7 @@ impl World {
         let from = self.nodes[node].id;
         let to = NodeId(self.rng.below(self.nodes.len()) as u64 + 1);
         self.messages.retain(|message| message.from != from || message.to != to);
-        let Some(raft) = self.nodes[node].raft.as_mut() else { return };
+        let Some(raft) = self.raft(node) else { return };
         raft.report_unreachable(to);
         self.observe(node);
     }
@@ -196,7 +237,7 @@ impl World {
         if self.rng.chance(self.plan.drop) {
             let (from, to) = (message.from.0 as usize - 1, message.to);
             if self.rng.chance(300)
-                && let Some(raft) = self.nodes[from].raft.as_mut()
+                && let Some(raft) = self.raft(from)
             {
                 raft.report_unreachable(to);
                 self.observe(from);
@@ -212,7 +253,7 @@ impl World {
             return;
         }
         trace!(self, "{} <- {} {} {:?}", message.to, message.from, message.term, message.body);
-        let Some(raft) = self.nodes[to].raft.as_mut() else { return };
+        let Some(raft) = self.raft(to) else { return };
         raft.step(message).expect("every message comes from a correct peer");
         self.observe(to);
     }
@@ -227,28 +268,73 @@ impl World {
             trace!(self, "n{} ticks {times}", node + 1);
         }
         for _ in 0..times {
-            let Some(raft) = self.nodes[node].raft.as_mut() else { return };
+            let Some(raft) = self.raft(node) else { return };
             raft.tick();
             self.observe(node);
         }
     }
 
     fn campaign(&mut self, node: usize) {
-        let Some(raft) = self.nodes[node].raft.as_mut() else { return };
         trace!(self, "n{} campaigns", node + 1);
+        let Some(raft) = self.raft(node) else { return };
         raft.campaign();
         self.observe(node);
     }
 
-    /// A leader asks another node to stand at once.
+    /// A leader is asked to hand over.
     fn hand_over(&mut self, node: usize) {
-        let from = self.nodes[node].id;
-        let Some(raft) = &self.nodes[node].raft else { return };
-        let term = raft.hard_state().term;
         let to = NodeId(self.rng.below(self.nodes.len()) as u64 + 1);
-        if to != from {
-            self.messages.push(Message { from, to, term, body: MessageBody::TimeoutNow });
+        let to = self.rng.chance(700).then_some(to);
+        let Some(raft) = self.raft(node) else { return };
+        let answer = raft.transfer_leader(to);
+        trace!(self, "n{} is to hand over to {to:?}: {answer:?}", node + 1);
+        self.observe(node);
+    }
+
+    /// A leader is asked for a change of membership, mostly a sensible one.
+    fn change(&mut self, node: usize) {
+        let Some(raft) = &self.nodes[node].raft else { return };
+        let current = raft.configuration().clone();
+        let changes: Vec<Change> = (0..1 + self.rng.below(3)).map(|_| self.draw_change(&current)).collect();
+        let Some(raft) = self.raft(node) else { return };
+        let answer = raft.propose_change(&changes);
+        if answer.is_ok() {
+            self.tally.changes += 1;
         }
+        trace!(self, "n{} is to change {changes:?}: {answer:?}", node + 1);
+        self.observe(node);
+    }
+
+    fn draw_change(&mut self, current: &Configuration) -> Change {
+        let id = NodeId(self.rng.below(self.nodes.len()) as u64 + 1);
+        let member = Member { incarnation: id.0, address: format!("{}", self.commands), ..Member::default() };
+        if self.rng.chance(150) {
+            return Change::SetLease(self.plan.lease.filter(|_| self.rng.chance(700)));
+        }
+        let is_sensible = self.rng.chance(900);
+        match self.rng.below(3) {
+            0 if !(is_sensible && current.contains(id)) => Change::AddVoter { id, member },
+            1 if !(is_sensible && current.contains(id)) => {
+                Change::AddLearner { id, member, joining: self.rng.chance(500) }
+            }
+            0 if !(is_sensible && current.is_voter(id)) => Change::Promote(id),
+            1 if !(is_sensible && current.learners.contains(&id)) => Change::Demote(id),
+            1 => Change::Update { id, member },
+            _ => Change::Remove(id),
+        }
+    }
+
+    /// Reports of connections are hints: they may be wrong.
+    fn report_connection(&mut self, node: usize) {
+        let peer = NodeId(self.rng.below(self.nodes.len()) as u64 + 1);
+        let is_broken = self.rng.chance(500);
+        let Some(raft) = self.raft(node) else { return };
+        if is_broken {
+            raft.report_disconnected(peer)
+        } else {
+            raft.report_connected(peer)
+        }
+        self.observe(node);
     }
 
     fn take_ready(&mut self, node: usize) {
@@ -311,12 +397,23 @@ impl World {
         self.observe(node);
     }
 
+    /// Who has applied that it is no member any more is switched off, now or later.
+    fn retire(&mut self, node: usize) {
+        let Node { id, machine, .. } = &self.nodes[node];
+        let id = *id;
+        let removed = &machine.configuration.removed;
+        if removed.contains(&id) && self.nodes[node].raft.is_some() && self.rng.chance(200) {
+            trace!(self, "{id} is retired");
+            self.retired.insert(id);
+            self.crash(node);
+        }
+    }
+
     fn propose(&mut self, node: usize) -> Option<LogId> {
-        let raft = self.nodes[node].raft.as_mut()?;
         let size = self.rng.below(60);
         self.commands += 1;
         let command = format!("{}:{}", self.commands, "x".repeat(size));
-        match raft.propose(Bytes::from(command)) {
+        match self.raft(node)?.propose(Bytes::from(command)) {
             Ok(id) => {
                 trace!(self, "n{} proposes {id}", node + 1);
                 self.observe(node);
@@ -329,11 +426,13 @@ impl World {
     }
 
     fn read(&mut self, node: usize) -> bool {
-        let Some(raft) = self.nodes[node].raft.as_mut() else { return false };
         self.reads_begun += 1;
         let context = self.reads_begun;
+        let Some(raft) = self.raft(node) else { return false };
+        let has_lease = raft.status().has_lease;
         match raft.read_index(context) {
             Ok(()) => {
+                self.tally.lease_reads += usize::from(has_lease);
                 trace!(self, "n{} reads {context}", node + 1);
                 self.reads.insert(context, node);
                 self.checker.read_began(context);
@@ -396,7 +495,7 @@ impl World {
             SnapshotOutcome::Delivered
         };
         trace!(self, "snapshot {:?} from {from} to {to}: {outcome:?}", transfer.meta.last);
-        if let Some(raft) = self.nodes[sender].raft.as_mut() {
+        if let Some(raft) = self.raft(sender) {
             raft.report_snapshot(to, outcome, transfer.meta.last.index);
             self.observe(sender);
         }
@@ -451,6 +550,22 @@ impl World {
         trace!(self, "cut links: {:?}", self.blocked);
     }
 
+    /// Cuts a leader off the others, in one direction or both; or ends all cuts.
+    fn isolate(&mut self, node: usize) {
+        self.blocked.clear();
+        let kind = self.rng.below(4);
+        let id = self.nodes[node].id;
+        for other in self.nodes.iter().map(|node| node.id).filter(|other| *other != id) {
+            if kind == 1 || kind == 2 {
+                self.blocked.insert((other, id));
+            }
+            if kind == 1 || kind == 3 {
+                self.blocked.insert((id, other));
+            }
+        }
+        trace!(self, "cut links: {:?}", self.blocked);
+    }
+
     /// The second phase: a quorum is healed, the rest is cut off, and there must be progress (§3.9 names what it
     /// takes). Everything still on its way arrives first.
     pub(crate) fn heal_and_demand_progress(&mut self) {
@@ -475,9 +590,12 @@ impl World {
         let patience = 40 * self.plan.config.election_timeout_ticks;
         let mut goal: Option<(LogId, u64)> = None;
         for _ in 0..patience {
+            self.now_ns += 10_000_000;
             for &node in &members {
-                self.nodes[node].raft.as_mut().unwrap().tick();
-                self.observe(node);
+                if let Some(raft) = self.raft(node) {
+                    raft.tick();
+                    self.observe(node);
+                }
             }
             self.settle(&members);
             if let Some((id, read)) = goal
@@ -503,29 +621,59 @@ impl World {
         rafts.any(|raft| raft.role() == RoleName::Leader && raft.hard_state().term == term)
     }
 
+    /// A random core that is a quorum of every configuration that anyone still goes by.
     fn draw_core(&mut self) -> BTreeSet<NodeId> {
-        let all: BTreeSet<NodeId> = self.nodes.iter().map(|node| node.id).collect();
+        let running = self.nodes.iter().map(|node| node.id).filter(|id| !self.retired.contains(id));
+        let all: BTreeSet<NodeId> = running.collect();
+        let (newest, committed) = self.checker.newest_configuration();
+        let mut configurations: Vec<Configuration> = Vec::new();
+        for node in &self.nodes {
+            let on_disk = node.disk.entries.iter().filter_map(|entry| match &entry.payload {
+                Payload::Configuration(configuration) if entry.index >= newest => Some(configuration),
+                _ => None,
+            });
+            configurations.extend(on_disk.cloned());
+            let running = node.raft.as_ref().filter(|raft| raft.configuration_index() >= newest);
+            configurations.extend(running.map(|raft| raft.configuration().clone()));
+        }
+        let holds = |c: &Configuration, core: &BTreeSet<NodeId>| is_quorum(c, |id| core.contains(&id));
+        // Some were never committed, and come to nothing.
+        configurations.retain(|configuration| holds(configuration, &all));
+        configurations.push(committed.unwrap_or(&self.plan.configuration).clone());
+        // Who is to become a voter may become one at any moment.
+        let promoted = configurations.iter().filter(|configuration| !configuration.joining.is_empty());
+        let promoted: Vec<Configuration> = promoted
+            .map(|configuration| {
+                Configuration::of_voters(configuration.voters.union(&configuration.joining).copied())
+            })
+            .collect();
+        configurations.extend(promoted.into_iter().filter(|configuration| holds(configuration, &all)));
+        let is_enough = |core: &BTreeSet<NodeId>| configurations.iter().all(|c| holds(c, core));
+        assert!(is_enough(&all), "{all:?} are no quorum of {configurations:?}");
         let mut core = all.clone();
         if self.rng.chance(500) {
             return core;
         }
         for id in all {
             core.remove(&id);
-            if self.rng.chance(300) || !is_quorum(&self.plan.configuration, |member| core.contains(&member)) {
+            if self.rng.chance(300) || !is_enough(&core) {
                 core.insert(id);
             }
         }
         core
     }
 
-    fn has_converged(&self, members: &[usize], index: Index, read: u64) -> bool {
-        let applied: BTreeSet<_> = members
-            .iter()
-            .map(|&node| (self.nodes[node].machine.last, self.nodes[node].machine.hash))
-            .collect();
+    /// Whether all members of the core that are members of the cluster have applied the same, up to `index` at least;
+    /// the read is decided; and nothing is left half changed.
+    fn has_converged(&self, core: &[usize], index: Index, read: u64) -> bool {
+        let (_, newest) = self.checker.newest_configuration();
+        let newest = newest.unwrap_or(&self.plan.configuration);
+        let members = core.iter().map(|&node| &self.nodes[node]).filter(|node| newest.contains(node.id));
+        let applied: BTreeSet<_> = members.map(|node| (node.machine.last, node.machine.hash)).collect();
         applied.len() == 1
             && applied.iter().all(|(last, _)| last.index >= index)
             && !self.reads.contains_key(&read)
+            && !newest.is_joint()
     }
 
     /// Delivers, writes and applies everything until nothing moves. It must come to rest: else answers beget

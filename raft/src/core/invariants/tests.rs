@@ -9,18 +9,14 @@ use super::*;
 
 fn follower() -> Raft {
     let config = Config {
-        id: NodeId(1),
         election_timeout_ticks: 10,
         heartbeat_ticks: 2,
         append_bytes_max: 1000,
         inflight_messages_max: 4,
         inflight_bytes_max: 1000,
         log_bytes_max: 10_000,
-        uncommitted_bytes_max: u64::MAX,
-        unapplied_bytes_max: u64::MAX,
-        hurried_election_ticks: 3,
         reads_pending_max: 4,
-        seed: 1,
+        ..Config::new(NodeId(1))
     };
     let boot = Boot {
         hard_state: HardState::default(),
@@ -178,7 +174,7 @@ fn durability() {
 fn roles() {
     breaking(follower(), "n1 follows itself", |raft| {
         let timer = raft.shared.draw_timer();
-        raft.role = Role::Follower(Follower { leader: Some(NodeId(1)), timer });
+        raft.role = Role::Follower(Follower::new(Some(NodeId(1)), timer));
     });
     breaking(candidate(), "but voted for None", |raft| raft.shared.hard_state.voted_for = None);
     breaking(candidate(), "counts its own vote in 1 before it is durable", |raft| {
@@ -215,15 +211,89 @@ fn progress() {
     });
     breaking(leader(), "n2: next 7, last 5", |raft| n2(raft).next = Index(7));
     breaking(leader(), "n2 answered round 3", |raft| n2(raft).acked_round = 3);
+    breaking(leader(), "n2 promised in round 3, but answered up to 0", |raft| n2(raft).leased_round = 3);
     breaking(leader(), "n2: 1 messages in flight while in Probe", |raft| {
         n2(raft).state = ProgressState::Probe;
     });
 }
 
+/// Begins a change, and returns the leader with its uncommitted configuration at 6.
+fn changing(changes: &[Change]) -> Raft {
+    let mut raft = leader();
+    raft.propose_change(changes).unwrap();
+    raft
+}
+
+fn new_voter(id: u64) -> Change {
+    Change::AddVoter { id: NodeId(id), member: Member::default() }
+}
+
+#[test]
+fn membership() {
+    breaking(leader(), "n3 is leaving, but is a member", |raft| {
+        led(raft).leaving.insert(NodeId(3), role::Leaving { index: Index(0), ticks: 0 });
+    });
+    breaking(leader(), "n4 leaves at 9, beyond the newest configuration", |raft| {
+        led(raft).leaving.insert(NodeId(4), role::Leaving { index: Index(9), ticks: 0 });
+    });
+    breaking(leader(), "n3 is catching up, but is not to become a voter", |raft| {
+        let round = role::CatchUp { goal: Index(1), ticks: 0, is_close: false };
+        led(raft).catching_up.insert(NodeId(3), round);
+    });
+    let append = |raft: &mut Raft, index, configuration: Configuration| {
+        let payload = Payload::Configuration(configuration);
+        raft.shared.append(Entry { term: Term(1), index: Index(index), payload });
+        let Role::Leader(leader) = &mut raft.role else { panic!("not the leader") };
+        leader.follow_configuration(&raft.shared, Index(index));
+    };
+    breaking(changing(&[new_voter(4)]), "2 configurations are not committed", |raft| {
+        let next = confchange::leave(raft.configuration());
+        append(raft, 7, next);
+    });
+    breaking(leader(), "voters change at 6", |raft| {
+        append(raft, 6, Configuration::of_voters([1, 2].map(NodeId)));
+    });
+    breaking(changing(&[new_voter(4)]), "voters change at 7", |raft| {
+        raft.shared.log.persisted(Index(5));
+        raft.shared.log.offer();
+        raft.shared.log.persisted(Index(6));
+        raft.shared.commit = Index(6);
+        append(raft, 7, Configuration::of_voters([1, 2].map(NodeId)));
+    });
+}
+
+/// Nobody is two things at once, in a configuration in force.
+#[test]
+fn configurations_make_sense() {
+    let ids = |ids: &[u64]| ids.iter().copied().map(NodeId).collect::<std::collections::BTreeSet<_>>();
+    let of_three = || Configuration::of_voters([1, 2, 3].map(NodeId));
+    let cases = [
+        (Configuration { voters: ids(&[]), ..of_three() }, "nobody votes"),
+        (Configuration { learners: ids(&[3]), ..of_three() }, "a learner votes"),
+        (Configuration { voters_outgoing: ids(&[4]), learners: ids(&[4]), ..of_three() }, "a learner votes"),
+        (Configuration { learners_next: ids(&[4]), ..of_three() }, "no voter on its way out"),
+        (
+            Configuration { voters_outgoing: ids(&[3]), learners_next: ids(&[3]), ..of_three() },
+            "no voter on its way out",
+        ),
+        (Configuration { joining: ids(&[4]), ..of_three() }, "who is to become a voter is no learner"),
+        (Configuration { removed: ids(&[3]), ..of_three() }, "a former member is one"),
+        (
+            Configuration { nodes: [(NodeId(4), Member::default())].into(), ..of_three() },
+            "who has an address is no member",
+        ),
+    ];
+    for (configuration, words) in cases {
+        breaking(follower(), words, |raft| {
+            raft.shared.configurations = configuration::Configurations::new(Index(0), configuration);
+        });
+    }
+}
+
 #[test]
 fn reads() {
     fn read(round: u64, index: u64) -> role::PendingRead {
-        role::PendingRead { context: 7, index: Index(index), round }
+        role::PendingRead { asker: None, context: 7, index: Index(index), round }
     }
     breaking(leader(), "round 1 confirmed, but 0 is the last one begun", |raft| {
         led(raft).reads.confirmed = 1;

@@ -1,0 +1,117 @@
+//! What the event loop makes of the core's events: log lines, what others can watch, and whom the transport reaches.
+
+use std::sync::Arc;
+
+use crate::core::{Configuration, Event, Index, RoleName};
+use crate::state_machine::StateMachine;
+
+use super::event_loop::EventLoop;
+use super::membership::{Membership, retained};
+
+impl<S: StateMachine> EventLoop<S> {
+    pub(super) fn on_event(&mut self, event: &Event) {
+        if let Some(observer) = &self.observer {
+            observer.event(event);
+        }
+        let id = self.options.core.id;
+        match event {
+            Event::RoleChanged { role, term } => {
+                tracing::info!(%id, ?role, %term, "role changed");
+                if *role != RoleName::Leader {
+                    self.snapshots.lost_leadership();
+                }
+                self.leadership.send_modify(|now| {
+                    now.established = false;
+                    now.role = *role;
+                    now.term = *term;
+                });
+            }
+            Event::LeaderChanged { leader, term } => {
+                tracing::info!(%id, ?leader, %term, "leader changed");
+                self.hand_overs.leader_changed(*leader);
+                self.reconcile_peers(false);
+                self.leadership.send_modify(|now| {
+                    now.leader = *leader;
+                    now.term = *term;
+                });
+            }
+            Event::Committed { last } => {
+                let now = *self.leadership.borrow();
+                if now.role == RoleName::Leader && last.term == now.term && !now.established {
+                    self.leadership.send_modify(|now| now.established = true);
+                }
+                let news = self.membership.send_if_modified(|now| {
+                    let news = !now.committed && now.index <= last.index;
+                    now.committed |= news;
+                    news
+                });
+                if news {
+                    self.reconcile_peers(false);
+                }
+            }
+            Event::Truncated { from } => tracing::info!(%id, %from, "log truncated"),
+            Event::VoteGranted { to, term } => tracing::debug!(%id, %to, %term, "vote granted"),
+            Event::ConfigurationChanged { index, configuration } => {
+                tracing::info!(%id, %index, ?configuration, "configuration changed");
+                self.on_configuration(*index, configuration);
+            }
+            Event::TransferBegan { to } => {
+                tracing::info!(%id, %to, "handing the leadership over");
+                self.hand_overs.began(*to);
+            }
+            Event::TransferFailed { to } => {
+                tracing::warn!(%id, %to, "the leadership could not be handed over");
+                self.hand_overs.failed();
+            }
+            Event::SnapshotAccepted { meta } => tracing::info!(%id, last = %meta.last, "snapshot accepted"),
+        }
+    }
+
+    fn on_configuration(&mut self, index: Index, configuration: &Configuration) {
+        let committed = index <= self.raft.commit();
+        let configuration = Arc::new(configuration.clone());
+        self.membership.send_replace(Membership { index, configuration, committed });
+        self.reconcile_peers(true);
+    }
+
+    /// Has the transport reach whom it must reach now. `changed`: the configuration in force is another one.
+    pub(super) fn reconcile_peers(&mut self, changed: bool) {
+        let retained = retained(&self.raft);
+        if changed || retained != self.retained {
+            self.transport.set_members(self.raft.configuration(), &self.addresses, &retained);
+            self.retained = retained;
+        }
+    }
+
+    /// A node that was removed goes on for an election timeout after it has applied that. If it led, the request that
+    /// another one stand for election is then out; and nobody counts on it any more (§4.2.2). Meanwhile it makes sure
+    /// that it will know at its next start: the others no longer talk to it, so it could not learn it again.
+    pub(super) fn tick_membership(&mut self) {
+        if !self.retained.is_empty() {
+            self.reconcile_peers(false);
+        }
+        let id = self.options.core.id;
+        let (removed, index) = {
+            let now = self.membership.borrow();
+            (now.committed && now.configuration.removed.contains(&id), now.index)
+        };
+        if !removed || index > self.state.applied.index || self.raft.role() == RoleName::Leader {
+            return;
+        }
+        match &mut self.removed_ticks_left {
+            None => {
+                tracing::warn!(%id, "this node was removed from the cluster, and stops");
+                self.removed_ticks_left = Some(self.options.core.election_timeout_ticks);
+            }
+            Some(left) => *left = left.saturating_sub(1),
+        }
+        if self.state.checkpoint.index < index {
+            self.begin_checkpoint();
+        }
+    }
+
+    /// Whether this node was removed, and all is done that comes of it.
+    pub(super) fn is_removed(&self) -> bool {
+        self.removed_ticks_left == Some(0) && self.state.checkpoint.index >= self.membership.borrow().index
+    }
+}
