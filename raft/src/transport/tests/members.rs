@@ -165,7 +165,14 @@ async fn a_stranger_that_leads_keeps_its_way_back() {
     one.transport.set_members(&of_members([1, 2, 3]), &BTreeMap::new(), &[NodeId(4)].into());
     one.transport.send(heartbeat(1, 4, 8));
     assert_eq!(four.message().await, heartbeat(1, 4, 8));
+    // Nor is it let go while it leads the cluster that has removed it.
+    let removed = Configuration { removed: [NodeId(4)].into(), ..of_members(1..=3) };
+    one.transport.set_members(&removed, &BTreeMap::new(), &[NodeId(4)].into());
+    one.transport.send(heartbeat(1, 4, 9));
+    assert_eq!(four.message().await, heartbeat(1, 4, 9));
     assert_eq!(world.net.wires("n4").len(), 1);
+    one.set(&removed);
+    four.disconnected(1).await;
 }
 
 #[tokio::test(start_paused = true)]
