@@ -1,11 +1,18 @@
 //! The command line.
 
+mod member;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{LogFormat, MemberFlag, Overrides};
+
+pub(crate) use member::{
+    AddArgs, ChangeArgs, LeaderArgs, LeaderCommand, LeaseArgs, LeaseCommand, ListArgs, MemberArgs,
+    MemberCommand, OneArgs, PromoteArgs, ReplaceArgs, UpdateArgs,
+};
 
 /// The client addresses of the cluster that `raftkv local` starts.
 pub(crate) const DEFAULT_ENDPOINTS: &str = "127.0.0.1:23800,127.0.0.1:23810,127.0.0.1:23820";
@@ -42,6 +49,12 @@ pub(crate) enum Command {
     Compact(CompactArgs),
     /// Show how every node is
     Status(StatusArgs),
+    /// Show and change who is in the cluster
+    Member(MemberArgs),
+    /// Hand the leadership over
+    Leader(LeaderArgs),
+    /// Let the leader answer reads without asking the others, or not
+    Lease(LeaseArgs),
     /// Measure throughput and latency
     Bench(BenchArgs),
 }
@@ -58,6 +71,9 @@ impl Command {
             Self::Txn(args) => Some(&args.client),
             Self::Compact(args) => Some(&args.client),
             Self::Status(args) => Some(&args.client),
+            Self::Member(args) => Some(args.command.client_args()),
+            Self::Leader(args) => Some(args.command.client_args()),
+            Self::Lease(args) => Some(args.command.client_args()),
             Self::Bench(args) => Some(&args.client),
         }
     }
@@ -113,6 +129,9 @@ pub(crate) struct ServeArgs {
     /// A member of the cluster; once for each, this node included
     #[arg(long = "member", value_name = "ID=PEER,CLIENT")]
     pub(crate) members: Vec<MemberFlag>,
+    /// Join a cluster that exists, instead of forming one: wait, with an empty data directory, for `member add`
+    #[arg(long)]
+    pub(crate) join: bool,
     /// The form of log lines on stderr; RUST_LOG says which there are
     #[arg(long, value_enum)]
     pub(crate) log_format: Option<LogFormat>,
@@ -130,6 +149,7 @@ impl ServeArgs {
             peer_listen: self.peer_listen.clone(),
             client_listen: self.client_listen.clone(),
             members: self.members.clone(),
+            join: self.join,
             log_format: self.log_format,
         }
     }
@@ -175,8 +195,12 @@ pub(crate) struct ReadArgs {
     #[arg(long)]
     pub(crate) revision: Option<u64>,
     /// Let any node answer from what it has, which may be old
-    #[arg(long)]
+    #[arg(long, conflicts_with = "any")]
     pub(crate) serializable: bool,
+    /// Let any member answer, after it has asked the leader up to where it must have applied: as fresh as from the
+    /// leader itself
+    #[arg(long)]
+    pub(crate) any: bool,
 }
 
 #[derive(Debug, Args)]
@@ -286,6 +310,9 @@ pub(crate) struct BenchArgs {
     /// With `mixed`: how many of 100 requests are reads
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
     pub(crate) reads: u8,
+    /// Let all members answer the reads in turn
+    #[arg(long)]
+    pub(crate) any: bool,
     /// With which number the choice of keys begins
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
@@ -294,6 +321,11 @@ pub(crate) struct BenchArgs {
     pub(crate) fdatasync_dir: PathBuf,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
+}
+
+/// A number of seconds, or 0.
+fn seconds_or_zero(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { seconds(text) }
 }
 
 /// A number of seconds, which may have a fraction.
@@ -338,6 +370,17 @@ mod tests {
             "raftkv serve --member nonsense",
             "raftkv local --base-port 65530",
             "raftkv compact soon",
+            "raftkv get k --any --serializable",
+            "raftkv member",
+            "raftkv member add 4",
+            "raftkv member add 4=a:1",
+            "raftkv member add 4=a:1,b",
+            "raftkv member add 4=a:1,b:2 --wait -1",
+            "raftkv member remove n4",
+            "raftkv member replace 4=a:1,b:2",
+            "raftkv leader transfer x",
+            "raftkv lease on --duration-ms 1",
+            "raftkv lease on --drift-ppm 1000000",
         ];
         for line in lines {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();

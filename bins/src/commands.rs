@@ -25,7 +25,17 @@ pub(crate) const NEGATIVE: u8 = 1;
 const SESSION_TTL: Duration = Duration::from_secs(30);
 
 pub(crate) fn client(args: &ClientArgs, seed: u64) -> Result<Client, ClientError> {
-    let options = ClientOptions { request_timeout: args.timeout, seed, ..ClientOptions::default() };
+    client_with(args, ClientOptions { seed, ..ClientOptions::default() })
+}
+
+/// A client whose reads go where `read` says.
+fn reader(args: &ClientArgs, read: ReadArgs) -> Result<Client, ClientError> {
+    let seed = process_seed();
+    client_with(args, ClientOptions { seed, spread_reads: read.any, ..ClientOptions::default() })
+}
+
+pub(crate) fn client_with(args: &ClientArgs, options: ClientOptions) -> Result<Client, ClientError> {
+    let options = ClientOptions { request_timeout: args.timeout, ..options };
     Client::new(Arc::new(RealClock), Arc::new(RealNet), args.endpoints.iter().cloned(), options)
 }
 
@@ -34,12 +44,12 @@ pub(crate) fn process_seed() -> u64 {
     u64::from(std::process::id())
 }
 
-fn yes_if(condition: bool) -> ExitCode {
+pub(crate) fn yes_if(condition: bool) -> ExitCode {
     if condition { ExitCode::SUCCESS } else { ExitCode::from(NEGATIVE) }
 }
 
 /// Writes a line of bytes.
-fn print(bytes: &[u8]) -> Result<(), Failure> {
+pub(crate) fn print(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     out.write_all(bytes)
         .and_then(|()| out.write_all(b"\n"))
@@ -47,7 +57,7 @@ fn print(bytes: &[u8]) -> Result<(), Failure> {
         .map_err(Failure::Output)
 }
 
-fn print_json(value: &Value) -> Result<(), Failure> {
+pub(crate) fn print_json(value: &Value) -> Result<(), Failure> {
     print(value.to_string().as_bytes())
 }
 
@@ -103,7 +113,7 @@ pub(crate) async fn get(args: GetArgs) -> Result<ExitCode, Failure> {
         keys_only: false,
         count_only: false,
     };
-    let result = client(&args.client, process_seed())?.range(range, consistency(args.read)).await?;
+    let result = reader(&args.client, args.read)?.range(range, consistency(args.read)).await?;
     let found = result.kvs.first();
     if args.client.json {
         let mut object = found.map(|kv| json::key_value(kv, true)).unwrap_or_else(|| {
@@ -164,7 +174,7 @@ pub(crate) async fn range(args: RangeArgs) -> Result<ExitCode, Failure> {
         keys_only: args.keys_only,
         count_only: args.count_only,
     };
-    let result = client(&args.client, process_seed())?.range(range, consistency(args.read)).await?;
+    let result = reader(&args.client, args.read)?.range(range, consistency(args.read)).await?;
     if args.client.json {
         print_json(&json::range_result(&result, !args.keys_only))?;
     } else if args.count_only {

@@ -32,6 +32,8 @@ struct File {
     peer_listen: Option<String>,
     client_listen: Option<String>,
     #[serde(default)]
+    join: bool,
+    #[serde(default)]
     members: Vec<MemberEntry>,
     #[serde(default)]
     timeouts: Timeouts,
@@ -58,13 +60,16 @@ pub(crate) struct Timeouts {
     pub(crate) election_ms: u64,
     /// How often a leader says that it is there.
     pub(crate) heartbeat_ms: u64,
+    /// The longest that a node waits before it stands for election when its connection to the leader broke, or when
+    /// a quorum is connected and nobody leads; it draws a time between that and none.
+    pub(crate) failover_ms: u64,
     /// How long requests under way may take to finish when the node is told to stop.
     pub(crate) shutdown_ms: u64,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { election_ms: 600, heartbeat_ms: 60, shutdown_ms: 5_000 }
+        Self { election_ms: 600, heartbeat_ms: 60, failover_ms: 30, shutdown_ms: 5_000 }
     }
 }
 
@@ -82,8 +87,14 @@ pub(crate) struct Limits {
     pub(crate) proposals: usize,
     /// The most bytes of commands under way in the whole node.
     pub(crate) proposal_bytes: u64,
+    /// The most bytes of commands in the leader's log that are not committed.
+    pub(crate) uncommitted_bytes: u64,
+    /// The most bytes of commands that are committed and not applied.
+    pub(crate) unapplied_bytes: u64,
     /// The most reads under way in the whole node.
     pub(crate) reads: usize,
+    /// How many bytes of snapshots the node sends to others in a second; 0: as many as it can.
+    pub(crate) snapshot_bytes_per_second: u64,
     /// Bytes of the store's cache.
     pub(crate) cache_bytes: u64,
     /// The size of a log segment.
@@ -99,7 +110,10 @@ impl Default for Limits {
             requests_per_connection: 1024,
             proposals: 8192,
             proposal_bytes: 64 * MIB,
+            uncommitted_bytes: 64 * MIB,
+            unapplied_bytes: 64 * MIB,
             reads: 8192,
+            snapshot_bytes_per_second: 128 * MIB,
             cache_bytes: 64 * MIB,
             segment_bytes: 64 * MIB,
         }
@@ -145,8 +159,8 @@ pub(crate) struct Addresses {
 /// `ID=PEER,CLIENT`: a member on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MemberFlag {
-    id: u64,
-    addresses: Addresses,
+    pub(crate) id: u64,
+    pub(crate) addresses: Addresses,
 }
 
 impl FromStr for MemberFlag {
@@ -157,6 +171,9 @@ impl FromStr for MemberFlag {
         let (id, addresses) = text.split_once('=').ok_or(form)?;
         let (peer, client) = addresses.split_once(',').ok_or(form)?;
         let id = id.parse().map_err(|_| format!("{form}, and {id:?} is not a number"))?;
+        for (what, address) in [("peer", peer), ("client", client)] {
+            check_address(&format!("the {what} address"), address).map_err(|error| error.to_string())?;
+        }
         Ok(Self { id, addresses: Addresses { peer: peer.to_owned(), client: client.to_owned() } })
     }
 }
@@ -169,6 +186,7 @@ pub(crate) struct Overrides {
     pub(crate) peer_listen: Option<String>,
     pub(crate) client_listen: Option<String>,
     pub(crate) members: Vec<MemberFlag>,
+    pub(crate) join: bool,
     pub(crate) log_format: Option<LogFormat>,
 }
 
@@ -180,6 +198,8 @@ pub(crate) struct NodeConfig {
     pub(crate) peer_listen: String,
     pub(crate) client_listen: String,
     pub(crate) members: BTreeMap<NodeId, Addresses>,
+    /// Whether to wait to be added to a cluster that exists, and never to form one.
+    pub(crate) join: bool,
     pub(crate) timeouts: Timeouts,
     pub(crate) limits: Limits,
     pub(crate) store: StoreChoice,
@@ -221,6 +241,7 @@ impl NodeConfig {
             peer_listen: flags.peer_listen.or(file.peer_listen).unwrap_or_else(|| own.peer.clone()),
             client_listen: flags.client_listen.or(file.client_listen).unwrap_or_else(|| own.client.clone()),
             members,
+            join: flags.join || file.join,
             timeouts: file.timeouts,
             limits: file.limits,
             store: file.store,
@@ -238,7 +259,15 @@ impl NodeConfig {
         if self.peer_listen == self.client_listen {
             return wrong(format!("peer_listen and client_listen are both {}", self.peer_listen));
         }
-        let Timeouts { election_ms, heartbeat_ms, .. } = self.timeouts;
+        if self.join && self.members.len() < 2 {
+            return wrong("to join a cluster, list at least one of its members beside this node".into());
+        }
+        let Timeouts { election_ms, heartbeat_ms, failover_ms, .. } = self.timeouts;
+        if failover_ms > election_ms {
+            return wrong(format!(
+                "timeouts.failover_ms ({failover_ms}) must not be more than timeouts.election_ms ({election_ms})"
+            ));
+        }
         if heartbeat_ms < TICK_MS || election_ms < 3 * heartbeat_ms {
             return wrong(format!(
                 "timeouts.election_ms ({election_ms}) must be at least three times timeouts.heartbeat_ms \
@@ -262,6 +291,15 @@ impl NodeConfig {
             ("proposals", self.limits.proposals),
             ("reads", self.limits.reads),
         ];
+        let bytes = [
+            ("uncommitted_bytes", self.limits.uncommitted_bytes),
+            ("unapplied_bytes", self.limits.unapplied_bytes),
+        ];
+        if let Some((key, bytes)) = bytes.iter().find(|(_, bytes)| *bytes < request_bytes) {
+            return wrong(format!(
+                "limits.{key} is {bytes}; it must be at least limits.request_bytes ({request_bytes})"
+            ));
+        }
         match counts.iter().find(|(_, n)| *n == 0) {
             Some((key, _)) => wrong(format!("limits.{key} must be at least 1")),
             None => Ok(()),
@@ -271,6 +309,11 @@ impl NodeConfig {
     /// The election timeout, in ticks.
     pub(crate) fn election_ticks(&self) -> u32 {
         u32::try_from(self.timeouts.election_ms.div_ceil(TICK_MS)).unwrap_or(u32::MAX)
+    }
+
+    /// The longest wait before a hurried election, in ticks.
+    pub(crate) fn failover_ticks(&self) -> u32 {
+        u32::try_from(self.timeouts.failover_ms / TICK_MS).unwrap_or(u32::MAX)
     }
 
     /// The heartbeat interval, in ticks.
@@ -364,7 +407,8 @@ client = "10.0.0.2:23800"
         assert_eq!(config.data_dir, Path::new("/var/raftkv/2"));
         assert_eq!(config.peer_listen, "10.0.0.2:23801");
         assert_eq!(config.client_listen, "10.0.0.2:23800");
-        assert_eq!((config.election_ticks(), config.heartbeat_ticks()), (60, 6));
+        assert_eq!((config.election_ticks(), config.heartbeat_ticks(), config.failover_ticks()), (60, 6, 3));
+        assert!(!config.join);
         assert_eq!(config.limits.request_bytes, 1_572_864);
     }
 
@@ -384,11 +428,18 @@ client = "10.0.0.2:23800"
     }
 
     #[test]
+    fn joining_is_asked_for_in_the_file_or_by_a_flag() {
+        assert!(load(GOOD, Overrides { join: true, ..Overrides::default() }).unwrap().join);
+        assert!(load(&format!("join = true\n{GOOD}"), Overrides::default()).unwrap().join);
+    }
+
+    #[test]
     fn an_unknown_key_is_named_with_its_line_and_the_known_ones() {
         let text = format!("{GOOD}\n[timeouts]\nelektion_ms = 7\n");
         assert_eq!(
             load(&text, Overrides::default()).unwrap_err(),
-            "node.toml:13: unknown key `elektion_ms`; known keys: `election_ms`, `heartbeat_ms`, `shutdown_ms`"
+            "node.toml:13: unknown key `elektion_ms`; known keys: `election_ms`, `heartbeat_ms`, \
+             `failover_ms`, `shutdown_ms`"
         );
         let error = load(&format!("idd = 1\n{GOOD}"), Overrides::default()).unwrap_err();
         assert!(error.starts_with("node.toml:1: unknown key `idd`; known keys: `id`, `data_dir`"), "{error}");
@@ -413,6 +464,16 @@ client = "10.0.0.2:23800"
             (&format!("{GOOD}[limits]\nrequest_bytes = 1\n"), "limits.request_bytes is 1"),
             (&format!("{GOOD}[limits]\nsegment_bytes = 4096\n"), "limits.segment_bytes is 4096"),
             (&format!("{GOOD}[limits]\nreads = 0\n"), "limits.reads must be at least 1"),
+            (&format!("{GOOD}[limits]\nuncommitted_bytes = 9\n"), "limits.uncommitted_bytes is 9"),
+            (&format!("{GOOD}[limits]\nunapplied_bytes = 9\n"), "limits.unapplied_bytes is 9"),
+            (
+                &format!("{GOOD}[timeouts]\nfailover_ms = 601\n"),
+                "timeouts.failover_ms (601) must not be more",
+            ),
+            (
+                "id = 4\njoin = true\n[[members]]\nid = 4\npeer = \"a:1\"\nclient = \"a:2\"\n",
+                "list at least one of its members",
+            ),
         ];
         for (text, expected) in cases {
             let error = load(text, Overrides::default()).unwrap_err();

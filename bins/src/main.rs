@@ -9,6 +9,7 @@ mod commands;
 mod config;
 mod json;
 mod local;
+mod member;
 mod serve;
 mod status;
 
@@ -74,6 +75,9 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Txn(args) => commands::txn(args).await,
         Command::Compact(args) => commands::compact(args).await,
         Command::Status(args) => status::status(args).await,
+        Command::Member(args) => member::member(args).await,
+        Command::Leader(args) => member::leader(args).await,
+        Command::Lease(args) => member::lease(args).await,
         Command::Bench(args) => bench::bench(args).await,
     }
 }

@@ -17,7 +17,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::Failure;
 use crate::cli::ServeArgs;
-use crate::config::{NodeConfig, StoreChoice, TICK};
+use crate::config::{Addresses, NodeConfig, StoreChoice, TICK};
 use crate::local::StopSignals;
 
 const MIB: u64 = 1 << 20;
@@ -41,16 +41,21 @@ fn setup(config: &NodeConfig, seed: u64) -> NodeSetup {
         inflight_bytes_max: 16 * MIB,
         // What is kept for slow followers, and as much again as may be under way.
         log_bytes_max: 64 * MIB + 2 * limits.proposal_bytes,
-        uncommitted_bytes_max: u64::MAX,
-        unapplied_bytes_max: u64::MAX,
-        hurried_election_ticks: 3,
+        uncommitted_bytes_max: limits.uncommitted_bytes,
+        unapplied_bytes_max: limits.unapplied_bytes,
+        hurried_election_ticks: config.failover_ticks(),
         reads_pending_max: limits.reads,
         seed,
     };
-    let peers =
-        config.members.iter().map(|(&id, addresses)| (id, core::Member::at(&addresses.peer))).collect();
+    let member = |addresses: &Addresses| core::Member {
+        context: addresses.client.clone().into(),
+        ..core::Member::at(&addresses.peer)
+    };
+    let members = config.members.iter().map(|(&id, addresses)| (id, member(addresses))).collect();
     let clients = config.members.iter().map(|(&id, addresses)| (id, addresses.client.clone())).collect();
-    let mut raft = NodeOptions::new(core, config.data_dir.clone(), config.peer_listen.clone(), peers);
+    let mut raft = NodeOptions::new(core, config.data_dir.clone(), config.peer_listen.clone(), members);
+    raft.join = config.join;
+    raft.peer.snapshot_bytes_per_second = limits.snapshot_bytes_per_second;
     raft.tick = TICK;
     raft.wal = WalOptions { segment_bytes: limits.segment_bytes, ..WalOptions::default() };
     let store = config.data_dir.join("store");
@@ -165,6 +170,11 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<ExitCode, Failure> {
             tracing::info!("shut down");
             Ok(ExitCode::SUCCESS)
         }
-        StopReason::Removed | StopReason::Failed(_) => Err(Failure::Definite(reason.to_string())),
+        // As it was asked to be: nothing that a supervisor should try to mend.
+        StopReason::Removed => {
+            tracing::warn!("{reason}");
+            Ok(ExitCode::SUCCESS)
+        }
+        StopReason::Failed(_) => Err(Failure::Definite(reason.to_string())),
     }
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::Failure;
 use crate::cli::StatusArgs;
 use crate::commands::{NEGATIVE, client, process_seed};
+use crate::member::{lease_json, lease_text};
 
 /// What one endpoint said.
 pub(crate) struct Answer {
@@ -77,8 +78,16 @@ pub(crate) async fn status(args: StatusArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-fn role(role: RoleName) -> &'static str {
-    match role {
+/// What a node is: by its role in its term, and for those that only follow, by what the configuration makes of them.
+fn role(report: &NodeReport) -> &'static str {
+    let follows = report.role == RoleName::Follower;
+    if follows && report.joining.contains(&report.id) {
+        return "joining";
+    }
+    if follows && report.learners.contains(&report.id) {
+        return "learner";
+    }
+    match report.role {
         RoleName::Follower => "follower",
         RoleName::PreCandidate => "pre-candidate",
         RoleName::Candidate => "candidate",
@@ -87,14 +96,14 @@ fn role(role: RoleName) -> &'static str {
 }
 
 fn json(answers: &[Answer]) -> Value {
-    let peer = |p: &PeerReport| json!({ "id": p.id, "matched": p.matched, "next": p.next, "silent_ticks": p.silent_ticks });
+    let peer = |p: &PeerReport| json!({ "id": p.id, "matched": p.matched, "next": p.next, "silent_ticks": p.silent_ticks, "answers": p.answers });
     let node = |answer: &Answer| match &answer.report {
         Err(error) => json!({ "endpoint": answer.endpoint, "error": error.to_string() }),
         Ok(r) => json!({
             "endpoint": answer.endpoint,
             "id": r.id,
             "version": r.version,
-            "role": role(r.role),
+            "role": role(r),
             "term": r.term,
             "leader": r.leader,
             "commit": r.commit,
@@ -110,7 +119,11 @@ fn json(answers: &[Answer]) -> Value {
             "disk_bytes": r.disk_bytes,
             "cpu_us": r.cpu_us,
             "voters": r.voters,
+            "voters_outgoing": r.voters_outgoing,
             "learners": r.learners,
+            "joining": r.joining,
+            "lease": lease_json(r.lease),
+            "transferring": r.transferring,
             "peers": r.peers.iter().map(peer).collect::<Value>(),
         }),
     };
@@ -130,7 +143,7 @@ fn table(answers: &[Answer]) -> String {
             Ok(r) => vec![
                 r.id.to_string(),
                 answer.endpoint.clone(),
-                role(r.role).to_owned(),
+                role(r).to_owned(),
                 r.term.to_string(),
                 r.commit.to_string(),
                 r.applied.to_string(),
@@ -142,11 +155,33 @@ fn table(answers: &[Answer]) -> String {
             Err(error) => vec!["-".to_owned(), answer.endpoint.clone(), error.to_string()],
         });
     }
-    aligned(&rows)
+    let mut text = aligned(&rows);
+    for line in leader(answers).map(remarks).unwrap_or_default() {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text
+}
+
+/// What is out of the ordinary, as the leader sees it.
+fn remarks(leader: &NodeReport) -> Vec<String> {
+    let mut remarks = Vec::new();
+    let list = |ids: &[u64]| ids.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    if !leader.voters_outgoing.is_empty() {
+        let (old, new) = (list(&leader.voters_outgoing), list(&leader.voters));
+        remarks.push(format!("the voters are being changed from {old} to {new}"));
+    }
+    if let Some(to) = leader.transferring {
+        remarks.push(format!("the leadership is being handed over to {to}"));
+    }
+    if leader.lease.is_some() {
+        remarks.push(format!("reads by lease: {}", lease_text(leader.lease)));
+    }
+    remarks
 }
 
 /// Columns as wide as their widest cell. The last cell of a row may be longer than its column.
-fn aligned(rows: &[Vec<String>]) -> String {
+pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         let cells = rows.iter().filter(|row| row.len() > column + 1 || row.len() == columns);

@@ -1,5 +1,7 @@
 //! `kill -9` of the leader, again and again, under load: what was acknowledged stays, nothing is done twice, and
-//! service resumes within two seconds.
+//! service resumes within two seconds. How long it takes from the kill to the next acknowledged put is printed, with
+//! the median: on an idle machine it should be well under a tenth of a second. That is not asserted, because a machine
+//! that does other things too is late for reasons of its own.
 //!
 //! `RAFTKV_KILL_PUTS` sets how many puts must be acknowledged (300 by default; the full run is 1,000),
 //! `RAFTKV_KILL_EVERY_MS` how long a leader lives (2,000). The puts are spread out so that they meet several kills.
@@ -120,6 +122,12 @@ async fn reign_of_terror(
     kills
 }
 
+fn median(numbers: &[u128]) -> u128 {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_unstable();
+    sorted[sorted.len() / 2]
+}
+
 fn all() -> Range {
     Range {
         range: KeyRange::Prefix("writer".into()),
@@ -184,11 +192,13 @@ fn acknowledged_puts_survive_kill_9_of_the_leader() {
             })
             .collect();
         println!(
-            "kill -9 of the leader: {} acknowledged puts, {} unknown, {} not done, {} kills; resumed after {resumed:?} ms",
+            "kill -9 of the leader: {} acknowledged puts, {} unknown, {} not done, {} kills; resumed after {resumed:?} \
+             ms, median {} ms",
             book.acked.len(),
             book.unknown.len(),
             book.not_done.len(),
             kills.len(),
+            median(&resumed),
         );
         assert!(book.acked.len() >= target);
         assert!(resumed.iter().all(|ms| *ms <= RESUME_MS_MAX), "resumed after {resumed:?} ms\n{}", cluster.logs());

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod command;
+pub mod dry_run;
 pub mod limits;
 pub mod server;
 pub mod state_machine;

@@ -15,14 +15,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
-use kv::client::{Client, ClientError, Writer};
+use kv::client::{Client, ClientError, ClientOptions, Writer};
 use raft::clock::{self, Clock, Monotonic, RealClock};
 use serde_json::json;
 use tokio::task::LocalSet;
 
 use crate::Failure;
 use crate::cli::{BenchArgs, BenchKind};
-use crate::commands::client;
+use crate::commands::client_with;
 use crate::status::ask_all;
 use histogram::Histogram;
 
@@ -157,7 +157,11 @@ pub(crate) async fn bench(args: BenchArgs) -> Result<ExitCode, Failure> {
 async fn run(args: Rc<BenchArgs>) -> Result<ExitCode, Failure> {
     let connections = args.connections.unwrap_or(args.clients).min(args.clients);
     let clients = (0..connections)
-        .map(|n| client(&args.client, args.seed.wrapping_add(u64::from(n))))
+        .map(|n| {
+            let seed = args.seed.wrapping_add(u64::from(n));
+            let options = ClientOptions { seed, spread_reads: args.any, ..ClientOptions::default() };
+            client_with(&args.client, options)
+        })
         .collect::<Result<Vec<_>, _>>()?;
     let Some(first) = clients.first() else {
         return Err(Failure::Definite("there are no clients".to_owned()));

@@ -81,6 +81,45 @@ impl Cluster {
         cluster
     }
 
+    /// Configures a machine that may join as member `id`, the next one; says how it is named to `member add`.
+    pub(crate) fn spare(&mut self, id: usize) -> String {
+        assert_eq!(id, self.nodes.len() + 1, "machines are numbered as they come");
+        let ports = free_ports(2);
+        let (peer, client) = (format!("127.0.0.1:{}", ports[0]), format!("127.0.0.1:{}", ports[1]));
+        // The example is that of the fourth, with the documented addresses.
+        let known = std::fs::read_to_string(self.config(1)).unwrap();
+        let known: Vec<&str> =
+            known.lines().filter(|line| line.contains(" = \"127.0.0.1:")).take(4).collect();
+        let data_dir = self.dir.path().join(id.to_string());
+        let mut text = example(4)
+            .replace("id = 4", &format!("id = {id}"))
+            .replace("/var/raftkv/4", &data_dir.display().to_string())
+            .replace("127.0.0.1:23831", &peer)
+            .replace("127.0.0.1:23830", &client);
+        for (n, line) in known.iter().enumerate() {
+            let (what, _) = line.split_once(" = ").unwrap();
+            let port = 23800 + n / 2 * 10 + usize::from(what == "peer");
+            text = text.replace(&format!("{what} = \"127.0.0.1:{port}\""), line);
+        }
+        std::fs::write(self.config(id), text).unwrap();
+        self.nodes.push(None);
+        format!("{id}={peer},{client}")
+    }
+
+    /// Starts the machine of [`spare`](Self::spare), and waits until it can be reached under the addresses it named.
+    pub(crate) fn start_spare(&mut self, id: usize, named: &str) {
+        self.start(id);
+        let (_, addresses) = named.split_once('=').unwrap();
+        run(async {
+            for address in addresses.split(',') {
+                eventually(20, "the new machine listens", || async {
+                    std::net::TcpStream::connect(address).is_ok()
+                })
+                .await;
+            }
+        });
+    }
+
     pub(crate) fn config(&self, id: usize) -> PathBuf {
         self.dir.path().join(format!("node{id}.toml"))
     }
@@ -93,6 +132,18 @@ impl Cluster {
         // The pipe ends with this process, however it ends.
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
         self.nodes[id - 1] = Some(Process { child: command.spawn().unwrap() });
+    }
+
+    /// What node `id` logged.
+    pub(crate) fn log(&self, id: usize) -> String {
+        std::fs::read_to_string(self.dir.path().join(format!("node{id}.log"))).unwrap_or_default()
+    }
+
+    /// Runs a client command with `--json`, which must succeed.
+    pub(crate) fn json(&self, args: &[&str]) -> serde_json::Value {
+        let output = self.raftkv(&[args, &["--json"]].concat());
+        assert_eq!(code(&output), 0, "{args:?}: {}\n{}", stderr(&output), self.logs());
+        serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// `kill -9`.
@@ -121,7 +172,7 @@ impl Cluster {
         let log = |id: usize| {
             std::fs::read_to_string(self.dir.path().join(format!("node{id}.log"))).unwrap_or_default()
         };
-        (1..=3).map(|id| format!("--- node {id}\n{}", log(id))).collect()
+        (1..=self.nodes.len()).map(|id| format!("--- node {id}\n{}", log(id))).collect()
     }
 }
 

@@ -15,11 +15,19 @@ use super::{ClientError, Inner, Reason};
 /// the client running between them.
 const FOLLOWS_MAX: u32 = 3;
 
+/// Addresses that were learnt from hints are kept beside those that were given, at most so many.
+const LEARNT_MAX: usize = 8;
+
+/// Reads that are spread over the nodes leave out one that failed for so long, unless all have.
+const SHUN: Duration = Duration::from_secs(1);
+
 /// What a request is, as far as sending it again goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Changes nothing, and only the leader can answer it.
     Read,
+    /// Changes nothing, and any member can answer it: they take turns.
+    Spread,
     /// Changes nothing, and any node can answer it.
     Anywhere,
     /// Done once, however often it is sent.
@@ -30,10 +38,16 @@ pub(super) enum Kind {
 
 /// What the client knows of the cluster.
 pub(super) struct Directory {
-    /// As given; never empty.
+    /// As given, and behind them those that were learnt; never empty.
     endpoints: Vec<Arc<str>>,
+    /// How many were given.
+    given: usize,
     /// The endpoint to try when no leader is known, counted round.
     cursor: usize,
+    /// The endpoint whose turn it is with reads that are spread, counted round.
+    turn: usize,
+    /// Endpoints that failed such a read, and until when they are left out.
+    shunned: BTreeMap<Arc<str>, Monotonic>,
     /// The node that last did something that only a leader does, or was said to be the leader.
     leader: Option<Arc<str>>,
     /// The connections, by address.
@@ -70,13 +84,35 @@ impl Directory {
         let endpoints: Vec<Arc<str>> = endpoints.into_iter().map(|e| Arc::from(e.into())).collect();
         let mut random = SplitMix64(seed);
         let cursor = usize::try_from(random.below(endpoints.len() as u64)?).ok()?;
-        Some(Self { endpoints, cursor, leader: None, slots: BTreeMap::new(), random })
+        let given = endpoints.len();
+        let (slots, shunned) = (BTreeMap::new(), BTreeMap::new());
+        Some(Self { endpoints, given, cursor, turn: cursor, shunned, leader: None, slots, random })
     }
 
     /// The node to ask: the leader if one is known and needed.
-    fn target(&self, kind: Kind) -> Option<Arc<str>> {
-        let leader = self.leader.as_ref().filter(|_| kind != Kind::Anywhere);
-        leader.or_else(|| self.endpoints.get(self.cursor % self.endpoints.len().max(1))).cloned()
+    fn target(&mut self, kind: Kind, now: Monotonic) -> Option<Arc<str>> {
+        match kind {
+            Kind::Spread => self.next_turn(now),
+            Kind::Anywhere => self.at(self.cursor),
+            Kind::Read | Kind::Repeatable | Kind::Once => {
+                self.leader.clone().or_else(|| self.at(self.cursor))
+            }
+        }
+    }
+
+    /// The endpoint at this position, counted round.
+    fn at(&self, position: usize) -> Option<Arc<str>> {
+        self.endpoints.get(position.checked_rem(self.endpoints.len())?).cloned()
+    }
+
+    /// The next endpoint for a read that is spread: one that works, if there is one.
+    fn next_turn(&mut self, now: Monotonic) -> Option<Arc<str>> {
+        self.shunned.retain(|_, until| *until > now);
+        let turns = (0..self.endpoints.len()).map(|n| self.turn.wrapping_add(n));
+        let works = |turn: &usize| self.at(*turn).is_some_and(|address| !self.shunned.contains_key(&address));
+        let turn = turns.clone().find(works).unwrap_or(self.turn);
+        self.turn = turn.wrapping_add(1);
+        self.at(turn)
     }
 
     #[cfg(test)]
@@ -89,15 +125,22 @@ impl Directory {
         if self.leader.as_ref() == Some(address) {
             self.leader = None;
         }
-        if self.endpoints.get(self.cursor % self.endpoints.len().max(1)) == Some(address) {
+        if self.at(self.cursor).as_ref() == Some(address) {
             self.cursor = self.cursor.wrapping_add(1);
         }
     }
 
-    /// `address` did what only a leader does.
+    /// `address` did what only a leader does. Members that were not known are asked in future too: those that were
+    /// given may all have been replaced by then.
     fn remember_leader(&mut self, address: &Arc<str>) {
         if self.leader.as_ref() != Some(address) {
             self.leader = Some(Arc::clone(address));
+        }
+        if !self.endpoints.contains(address) {
+            if self.endpoints.len() >= self.given + LEARNT_MAX {
+                self.endpoints.remove(self.given);
+            }
+            self.endpoints.push(Arc::clone(address));
         }
     }
 
@@ -135,6 +178,8 @@ struct Story {
     last: Option<Reason>,
     failures: usize,
     follows: u32,
+    /// Who did not answer since the last pause. Others may still take it for the leader.
+    silent: Vec<Arc<str>>,
     pause: Duration,
 }
 
@@ -190,13 +235,14 @@ impl Inner {
             last: None,
             failures: 0,
             follows: 0,
+            silent: Vec::new(),
             pause: self.options.backoff_min,
         };
         loop {
-            let Some(address) = self.directory().target(kind) else {
+            let now = self.clock.now();
+            let Some(address) = self.directory().target(kind, now) else {
                 return Err(story.fail(Reason::Argument("no endpoints were given".into())));
             };
-            let now = self.clock.now();
             if now >= story.deadline {
                 return Err(story.out_of_time(now));
             }
@@ -239,7 +285,7 @@ impl Inner {
         let endpoint = || address.to_string();
         let pause = match attempt {
             Attempt::Answered(Outcome::Done(reply)) => {
-                if story.kind != Kind::Anywhere {
+                if !matches!(story.kind, Kind::Anywhere | Kind::Spread) {
                     self.directory().remember_leader(address);
                 }
                 return Next::Return(Ok(reply));
@@ -256,6 +302,7 @@ impl Inner {
             }
             Attempt::NotSent(reason) => {
                 story.last = Some(Reason::Unreachable { endpoint: endpoint(), reason });
+                story.silent.push(Arc::clone(address));
                 self.after_failure(story, address)
             }
             Attempt::Answered(Outcome::Unknown(reason)) => {
@@ -266,6 +313,7 @@ impl Inner {
             Attempt::NoAnswer(reason) => {
                 story.may_be_done();
                 story.last = Some(Reason::NoAnswer { endpoint: endpoint(), reason });
+                story.silent.push(Arc::clone(address));
                 self.after_failure(story, address)
             }
         };
@@ -279,15 +327,26 @@ impl Inner {
     fn after_failure(&self, story: &mut Story, address: &Arc<str>) -> bool {
         let mut directory = self.directory();
         directory.turn_away_from(address);
+        if story.kind == Kind::Spread {
+            directory.shunned.insert(Arc::clone(address), self.clock.now() + SHUN);
+        }
         story.failures += 1;
         story.failures.is_multiple_of(directory.endpoints.len().max(1))
     }
 
     /// Where to go after a node said no. Whether to pause.
+    ///
+    /// When a leader dies, its followers name it for a while yet. Whoever went back there each time would find out
+    /// about the new leader last, so a hint to a node that did not answer a moment ago counts as none.
     fn after_not_done(&self, story: &mut Story, address: &Arc<str>, reason: &NotDone) -> bool {
+        let is_silent = |leader: &str| story.silent.iter().any(|address| **address == *leader);
         match reason {
+            // A read that any member answers has met one that knows of no leader, or has lost it.
+            NotDone::NotLeader { .. } | NotDone::Superseded if story.kind == Kind::Spread => {
+                self.after_failure(story, address)
+            }
             NotDone::NotLeader { leader: Some(leader) }
-                if **leader != **address && story.follows < FOLLOWS_MAX =>
+                if **leader != **address && !is_silent(leader) && story.follows < FOLLOWS_MAX =>
             {
                 story.follows += 1;
                 self.directory().leader = Some(Arc::from(leader.as_str()));
@@ -296,18 +355,21 @@ impl Inner {
             NotDone::NotLeader { .. } | NotDone::ShuttingDown => self.after_failure(story, address),
             // The node may well be the right one.
             NotDone::Overloaded { .. } | NotDone::Superseded => true,
+            NotDone::Refused(refusal) => refusal.is_temporary(),
             NotDone::TooLarge { .. } | NotDone::Invalid { .. } => false,
         }
     }
 
-    /// Waits a little before the next round; each time longer, never beyond the deadline.
+    /// Waits a little before the next round; each time half as long again, never beyond the deadline. After the loss
+    /// of a leader the next one is there within some tens of milliseconds: so it begins short, and grows slowly.
     async fn pause(&self, story: &mut Story) {
         let half = story.pause / 2;
         let jitter = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX);
         let drawn = self.directory().random.below(jitter.saturating_add(1)).unwrap_or(0);
         let until = self.clock.now() + half + Duration::from_nanos(drawn);
-        story.pause = story.pause.saturating_mul(2).min(self.options.backoff_max);
+        story.pause = (story.pause.saturating_mul(3) / 2).min(self.options.backoff_max);
         story.follows = 0;
+        story.silent.clear();
         self.clock.sleep_until(until.min(story.deadline)).await;
     }
 

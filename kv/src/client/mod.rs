@@ -15,11 +15,11 @@
 //! a session a leader may crash under a command, and the command is still done exactly once.
 //!
 //! The client works on the [`Clock`](raft::clock) and [`Net`](raft::net) seams and draws its jitter from a seed that
-//! is handed to it; the same code runs in the simulator. Deliberately absent: caching, watches, and balancing of
-//! reads over the nodes.
+//! is handed to it; the same code runs in the simulator. Deliberately absent: caching, and watches.
 
 mod call;
 mod connection;
+mod membership;
 mod read;
 mod session;
 
@@ -39,6 +39,7 @@ use crate::wire::{Member, NodeReport, NotDone, Reply, RequestBody, Unknown};
 
 use call::{Directory, Kind};
 
+pub use membership::NewMember;
 pub use read::Consistency;
 pub use session::Session;
 
@@ -51,7 +52,7 @@ pub struct ClientOptions {
     pub attempt_timeout: Duration,
     /// How long a connection may take to come about.
     pub connect_timeout: Duration,
-    /// The first pause after all endpoints have failed.
+    /// The first pause after all endpoints have failed; each further one is half as long again.
     pub backoff_min: Duration,
     /// The longest such pause.
     pub backoff_max: Duration,
@@ -60,6 +61,10 @@ pub struct ClientOptions {
     /// How far the commands of one session may run ahead of the oldest one that is still open; further ones wait.
     /// Servers keep the responses from there on, and only so many.
     pub session_window_max: u64,
+    /// Whether linearizable reads go to all members in turn, and not to the leader only. That takes load off the
+    /// leader, and costs each read that another member answers a hop: it asks the leader up to where it must have
+    /// applied.
+    pub spread_reads: bool,
     /// What the jitter of the pauses is drawn from.
     pub seed: u64,
 }
@@ -70,10 +75,11 @@ impl Default for ClientOptions {
             request_timeout: Duration::from_secs(5),
             attempt_timeout: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(1),
-            backoff_min: Duration::from_millis(10),
+            backoff_min: Duration::from_millis(5),
             backoff_max: Duration::from_millis(200),
             idle_max: Duration::from_secs(60),
             session_window_max: 64,
+            spread_reads: false,
             seed: 0,
         }
     }

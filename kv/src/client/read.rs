@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::command::{KeyRange, KeyValue, Range, RangeResult};
-use crate::wire::{Reply, RequestBody};
+use crate::wire::{ReadMode, Reply, RequestBody};
 
 use super::call::Kind;
 use super::{Client, ClientError, confused};
@@ -11,7 +11,8 @@ use super::{Client, ClientError, confused};
 /// Which state a read may see.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Consistency {
-    /// Everything that was acknowledged before the read began: the leader confirms that it still leads.
+    /// Everything that was acknowledged before the read began: the leader confirms that it still leads. It answers
+    /// too, or with [`ClientOptions::spread_reads`](super::ClientOptions::spread_reads) any member does.
     #[default]
     Linearizable,
     /// Some state of the past, as one node has it: any node answers, without asking the others.
@@ -65,11 +66,12 @@ impl Client {
 
     /// As much of a range as one answer holds.
     async fn piece(&self, range: &Range, consistency: Consistency) -> Result<RangeResult, ClientError> {
-        let (serializable, kind) = match consistency {
-            Consistency::Linearizable => (false, Kind::Read),
-            Consistency::Serializable => (true, Kind::Anywhere),
+        let (mode, kind) = match consistency {
+            Consistency::Linearizable if self.inner.options.spread_reads => (ReadMode::Any, Kind::Spread),
+            Consistency::Linearizable => (ReadMode::Leader, Kind::Read),
+            Consistency::Serializable => (ReadMode::Serializable, Kind::Anywhere),
         };
-        let called = self.inner.call(RequestBody::Range { range: range.clone(), serializable }, kind).await?;
+        let called = self.inner.call(RequestBody::Range { range: range.clone(), mode }, kind).await?;
         match called.reply {
             Reply::Range(result) => Ok(result),
             Reply::RangeRefused(refusal) => Err(ClientError::Refused(refusal)),

@@ -8,6 +8,8 @@ use crate::command::{Range, RangeResult, SessionId, SessionStamp};
 use crate::testing::{TestClock, TestNet, net, run};
 use crate::wire::{Answer, ClientHello, FRAME_BYTES_MAX, FrameStream, Outcome, Request, ServerHello};
 
+mod finding;
+
 /// What a scripted server does with a request.
 enum Act {
     Answer(Outcome),

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `connection.rs` | one client: requests in, answers out, many at a time |
 //! | `service.rs` | what is done with a request |
+//! | `membership.rs` | who is in the cluster; changes of that, and of who leads |
 //! | `cluster_time.rs` | the time that leaders stamp on commands |
 //! | `limits.rs` | what may be under way at most |
 //! | `node.rs` | everything about a node, started and stopped in order |
@@ -16,15 +17,17 @@
 //! Rules: nothing is answered as done that was not applied after it was committed (the driver sees to that); what is
 //! refused before the log is answered as not done, and what is lost in between as unknown (rule 14). A read is
 //! linearizable because its confirmation began after it arrived, and its index is applied before it is done (rule
-//! 13, §6.4). Limits are checked here, before the log. Garbage ends its own connection, with one line in the log,
+//! 13, §6.4); any member can do that, and does if the client would have it so. Limits are checked here, before the log. Garbage ends its own connection, with one line in the log,
 //! and nothing else.
 //!
-//! Deliberately absent: forwarding. A node that does not lead says who does, and the client goes there: one hop less
-//! for every later request, and one place less where an outcome can be lost.
+//! Deliberately absent: forwarding of commands. A node that does not lead says who does, and the client goes there:
+//! one hop less for every later request, and one place less where an outcome can be lost. Of reads only the question
+//! for the index is forwarded, and that changes nothing.
 
 mod cluster_time;
 mod connection;
 mod limits;
+mod membership;
 mod node;
 mod service;
 
@@ -72,8 +75,12 @@ pub struct ServerOptions {
     pub id: NodeId,
     /// The address to listen on for clients.
     pub listen: String,
-    /// The addresses at which the members serve clients: what clients are told.
+    /// The addresses at which members serve clients, as far as the operator has listed them: what clients are told.
+    /// Those of other members come from the cluster's configuration.
     pub clients: BTreeMap<NodeId, String>,
+    /// A member that has not answered the leader for so many ticks is reported as silent. [`Node::start`] sets it
+    /// to the election timeout.
+    pub silent_ticks_max: u32,
     /// How large a request may be.
     pub requests: Limits,
     /// How much may be under way.
@@ -96,6 +103,7 @@ impl ServerOptions {
             id,
             listen,
             clients,
+            silent_ticks_max: u32::MAX,
             requests: Limits::default(),
             limits: ServerLimits::default(),
             handshake_timeout: Duration::from_secs(5),

@@ -51,10 +51,12 @@ impl Node {
     /// # Errors
     /// See [`NodeError`].
     pub async fn start(setup: NodeSetup, seams: Seams) -> Result<Self, NodeError> {
-        let NodeSetup { raft: mut options, kv, server } = setup;
+        let NodeSetup { raft: mut options, kv, mut server } = setup;
         assert!(options.core.id == server.id, "server of {}, node {}", server.id, options.core.id);
         let command_bytes = server.requests.request_bytes_max + 2 * ENCODING_BYTES;
         options.command_bytes_max = options.command_bytes_max.max(command_bytes as u64);
+
+        server.silent_ticks_max = options.core.election_timeout_ticks;
 
         let address = server.listen.clone();
         let server =
@@ -105,8 +107,12 @@ impl Node {
         }
     }
 
-    /// Stops in order: no new requests, those under way finish within a bounded time, then the log is closed.
+    /// Stops in order: the leadership goes to another node, no new requests, those under way finish within a bounded
+    /// time, then the log is closed.
     pub async fn shutdown(self) -> Arc<StopReason> {
+        // Before anything is refused, so that there is somewhere to go for those who are. That it may fail, or that
+        // this node does not lead, is no reason to stay.
+        let _ = self.raft.transfer_leadership(None).await;
         self.server.shutdown().await;
         self.raft.shutdown().await
     }

@@ -1,5 +1,6 @@
 //! What a node does with a request, once it is read from a connection.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +9,7 @@ use std::task::{Context, Poll};
 
 use raft::blocking::Lane;
 use raft::clock::{BoxFuture, SharedClock};
-use raft::core::NodeId;
+use raft::core::{NodeId, RoleName};
 use raft::driver::{NodeStatus, ProposeError, RaftHandle, ReadError as ReadIndexError};
 use tokio::sync::{oneshot, watch};
 
@@ -16,7 +17,7 @@ use crate::command::{Command, CommandBody, KeyRange, Range, Response};
 use crate::limits::LimitError;
 use crate::state_machine::{KvReader, ReadError, StoreStats};
 use crate::wire::{
-    Answer, Member, NodeReport, NotDone, Outcome, PeerReport, Reply, Request, RequestBody, Unknown,
+    Answer, NodeReport, NotDone, Outcome, PeerReport, ReadMode, Reply, Request, RequestBody, Unknown,
 };
 
 use super::ServerOptions;
@@ -39,13 +40,16 @@ pub(super) struct Service {
     proposal_bytes: Arc<Quota>,
     reads: Arc<Quota>,
     scans: Arc<Quota>,
+    /// Held while the membership is being changed from here.
+    pub(super) changing: tokio::sync::Mutex<()>,
 }
 
 /// The node that a server is the front of.
 pub(super) struct Attached {
     pub(super) raft: RaftHandle<Response>,
     pub(super) reader: KvReader,
-    leadership: watch::Receiver<raft::driver::Leadership>,
+    pub(super) leadership: watch::Receiver<raft::driver::Leadership>,
+    pub(super) membership: watch::Receiver<raft::driver::Membership>,
 }
 
 /// A request under way. Completes with its answer.
@@ -103,17 +107,18 @@ impl Service {
             proposal_bytes: Quota::new("bytes of commands", limits.proposal_bytes_max),
             reads: Quota::new("reads", limits.reads_max),
             scans: Quota::new("reads of ranges", limits.scans_max),
+            changing: tokio::sync::Mutex::new(()),
             options,
         })
     }
 
     /// The node is there. Before that, nothing can be done and everybody is told that there is no leader.
     pub(super) fn attach(self: &Arc<Self>, raft: RaftHandle<Response>, reader: KvReader) {
-        let leadership = raft.leadership();
+        let (leadership, membership) = (raft.leadership(), raft.membership());
         let mut changes = leadership.clone();
         // A second node behind one server would be a mistake in this crate.
         assert!(
-            self.node.set(Attached { raft, reader, leadership }).is_ok(),
+            self.node.set(Attached { raft, reader, leadership, membership }).is_ok(),
             "the server has its node already"
         );
         let service = Arc::downgrade(self);
@@ -151,16 +156,26 @@ impl Service {
         let Request { id, body } = request;
         let started = match body {
             RequestBody::Propose(body) => self.propose(id, body),
-            RequestBody::Range { range, serializable } => self.range(id, range, serializable),
+            RequestBody::Range { range, mode } => self.range(id, range, mode),
             RequestBody::Members => Ok(Started::Answered(Answer { id, outcome: self.members() })),
             RequestBody::Status => Ok(self.status(id)),
+            RequestBody::Membership
+            | RequestBody::LeaderStatus
+            | RequestBody::ChangeMembers { .. }
+            | RequestBody::AddMember { .. }
+            | RequestBody::TransferLeader { .. } => self.lead(id, body),
         };
         started
             .unwrap_or_else(|not_done| Started::Answered(Answer { id, outcome: Outcome::NotDone(not_done) }))
     }
 
+    /// The node, once it is there.
+    pub(super) fn node(&self) -> Option<&Attached> {
+        self.node.get()
+    }
+
     /// The node, if it can begin something.
-    fn ready(&self) -> Result<&Attached, NotDone> {
+    pub(super) fn ready(&self) -> Result<&Attached, NotDone> {
         if self.stopping.load(Ordering::Relaxed) {
             return Err(NotDone::ShuttingDown);
         }
@@ -200,13 +215,18 @@ impl Service {
         }
     }
 
-    fn not_leader(&self, hint: Option<NodeId>) -> NotDone {
-        NotDone::NotLeader { leader: hint.and_then(|id| self.options.clients.get(&id)).cloned() }
+    pub(super) fn not_leader(&self, hint: Option<NodeId>) -> NotDone {
+        NotDone::NotLeader { leader: hint.and_then(|id| self.client_of(id)) }
     }
 
-    fn range(self: &Arc<Self>, id: u64, range: Range, serializable: bool) -> Result<Started, NotDone> {
+    fn range(self: &Arc<Self>, id: u64, range: Range, mode: ReadMode) -> Result<Started, NotDone> {
         let node = self.ready()?;
         self.options.requests.check_read(&range).map_err(over_limit)?;
+        let serializable = mode == ReadMode::Serializable;
+        let leadership = *node.leadership.borrow();
+        if mode == ReadMode::Leader && leadership.role != RoleName::Leader {
+            return Err(self.not_leader(leadership.leader));
+        }
         let single = matches!(range.range, KeyRange::Key(_));
         if single && serializable {
             return Ok(Started::Answered(Answer { id, outcome: self.read(&node.reader, &range) }));
@@ -223,7 +243,7 @@ impl Service {
         Ok(Started::Pending(Pending::Other { id, outcome }))
     }
 
-    fn read_index_failed(&self, error: ReadIndexError) -> Outcome {
+    pub(super) fn read_index_failed(&self, error: ReadIndexError) -> Outcome {
         Outcome::NotDone(match error {
             ReadIndexError::NotLeader { hint } => self.not_leader(hint),
             ReadIndexError::LeadershipLost => NotDone::Superseded,
@@ -263,21 +283,13 @@ impl Service {
         });
     }
 
-    fn members(&self) -> Outcome {
-        let leader = self.node.get().and_then(|node| node.leadership.borrow().leader);
-        let members = self.options.clients.iter();
-        let members =
-            members.map(|(&id, client)| Member { id, client: client.clone(), leader: leader == Some(id) });
-        Outcome::Done(Reply::Members(members.collect()))
-    }
-
     fn status(self: &Arc<Self>, id: u64) -> Started {
         let service = Arc::clone(self);
         let outcome = Box::pin(async move { Outcome::Done(Reply::Status(Box::new(service.report().await))) });
         Started::Pending(Pending::Other { id, outcome })
     }
 
-    async fn report(&self) -> NodeReport {
+    pub(super) async fn report(&self) -> NodeReport {
         let mut report = NodeReport {
             id: self.options.id.0,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -287,7 +299,7 @@ impl Service {
         };
         let Some(node) = self.node.get() else { return report };
         if let Some(status) = node.raft.status().await {
-            tell_status(&mut report, status);
+            tell_status(&mut report, status, self.options.silent_ticks_max);
         }
         let (reader, disk_bytes) = (node.reader.clone(), self.options.process.disk_bytes.clone());
         report.revision = reader.revision();
@@ -305,7 +317,7 @@ impl Service {
     }
 }
 
-fn tell_status(report: &mut NodeReport, status: NodeStatus) {
+fn tell_status(report: &mut NodeReport, status: NodeStatus, silent_ticks_max: u32) {
     let core = status.core;
     report.role = core.role;
     report.term = core.term.0;
@@ -318,14 +330,21 @@ fn tell_status(report: &mut NodeReport, status: NodeStatus) {
     (report.snapshot, report.snapshot_bytes) =
         status.snapshot.map_or((0, 0), |(last, bytes)| (last.index.0, bytes));
     report.checkpoint = status.checkpoint.index.0;
-    report.voters = status.configuration.voters.iter().map(|id| id.0).collect();
-    report.learners = status.configuration.learners.iter().map(|id| id.0).collect();
+    let ids = |ids: &BTreeSet<NodeId>| ids.iter().map(|id| id.0).collect();
+    let configuration = status.configuration;
+    report.voters = ids(&configuration.voters);
+    report.voters_outgoing = ids(&configuration.voters_outgoing);
+    report.learners = ids(&configuration.learners);
+    report.joining = ids(&configuration.joining);
+    report.lease = configuration.lease;
+    report.transferring = status.transferring_to.map(|id| id.0);
     let peers = core.peers.iter();
     let peers = peers.map(|p| PeerReport {
         id: p.id.0,
         matched: p.matched.0,
         next: p.next.0,
         silent_ticks: p.silent_ticks,
+        answers: p.silent_ticks < silent_ticks_max,
     });
     report.peers = peers.collect();
 }

@@ -20,9 +20,11 @@ use crate::state_machine::{KvOptions, SessionLimits};
 use crate::store::{MemoryPlatter, StoreKind};
 use crate::testing::{TestNet, net};
 use crate::wire::{
-    Answer, ClientHello, FRAME_BYTES_MAX, FrameStream, NotDone, Outcome, Reply, Request, RequestBody,
-    ServerHello,
+    Answer, ClientHello, FRAME_BYTES_MAX, FrameStream, NotDone, Outcome, ReadMode, Reply, Request,
+    RequestBody, ServerHello,
 };
+
+mod membership;
 
 fn run<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
@@ -54,7 +56,9 @@ fn setup(dir: &Path, id: u64, nodes: u64) -> NodeSetup {
         reads_pending_max: 1024,
         seed: id,
     };
-    let peers = (1..=nodes).map(|n| (NodeId(n), core::Member::at(format!("peer{n}")))).collect();
+    let member =
+        |n| core::Member { context: format!("client{n}").into(), ..core::Member::at(format!("peer{n}")) };
+    let peers = (1..=nodes).map(|n| (NodeId(n), member(n))).collect();
     let clients = (1..=nodes).map(|n| (NodeId(n), format!("client{n}"))).collect();
     let data_dir = dir.join(format!("n{id}"));
     let mut raft = NodeOptions::new(core, data_dir.clone(), format!("peer{id}"), peers);
@@ -175,7 +179,7 @@ fn until_its_node_runs_a_server_knows_of_no_leader_but_answers() {
         let (net, dir) = (net(), tempfile::tempdir().unwrap());
         let server = Server::listen(setup(dir.path(), 1, 3).server, &seams(&net)).await.unwrap();
         let mut frames = raw(&net).await;
-        let bodies = [put("k", vec![]), RequestBody::Range { range: all(), serializable: true }];
+        let bodies = [put("k", vec![]), RequestBody::Range { range: all(), mode: ReadMode::Serializable }];
         for (id, body) in bodies.into_iter().enumerate() {
             frames.push(&Request { id: id as u64, body }).unwrap();
             frames.send().await.unwrap();
@@ -203,7 +207,7 @@ fn many_requests_on_one_connection_are_all_answered_each_under_its_number() {
         for id in 0..500 {
             let body = match id % 3 {
                 0 => put("k", vec![7; 100]),
-                1 => RequestBody::Range { range: all(), serializable: false },
+                1 => RequestBody::Range { range: all(), mode: ReadMode::Leader },
                 _ => RequestBody::Members,
             };
             // A scan takes a place of which there are fewer: what is turned away is said so.
@@ -372,8 +376,11 @@ fn who_says_nothing_or_reads_nothing_is_dropped() {
         client.put("large", vec![0; 1 << 20]).await.unwrap();
         let mut deaf = raw(&net).await;
         for id in 0..20 {
-            deaf.push(&Request { id, body: RequestBody::Range { range: all(), serializable: true } })
-                .unwrap();
+            deaf.push(&Request {
+                id,
+                body: RequestBody::Range { range: all(), mode: ReadMode::Serializable },
+            })
+            .unwrap();
         }
         deaf.send().await.unwrap();
         clock::sleep(&raft::clock::RealClock, Duration::from_millis(500)).await;
@@ -394,7 +401,8 @@ fn requests_are_not_read_while_their_answers_are_not() {
             one(&net, dir.path(), |options| options.shutdown_timeout = Duration::from_millis(50)).await;
         client.put("large", vec![0; 1 << 20]).await.unwrap();
         let mut deaf = raw(&net).await;
-        let request = |id| Request { id, body: RequestBody::Range { range: all(), serializable: true } };
+        let request =
+            |id| Request { id, body: RequestBody::Range { range: all(), mode: ReadMode::Serializable } };
         for id in 0..100_000 {
             deaf.push(&request(id)).unwrap();
         }
@@ -460,15 +468,21 @@ fn what_was_acknowledged_is_there_after_a_restart() {
     });
 }
 
+/// A cluster of three.
+async fn three(net: &Arc<TestNet>, dir: &Path) -> Vec<Node> {
+    let starting = (1..=3).map(|id| tokio::spawn(Node::start(setup(dir, id, 3), seams(net))));
+    let mut nodes = Vec::new();
+    for node in starting.collect::<Vec<_>>() {
+        nodes.push(node.await.unwrap().unwrap());
+    }
+    nodes
+}
+
 #[test]
 fn followers_name_the_leader_and_a_session_outlives_it() {
     run(async {
         let (net, dir) = (net(), tempfile::tempdir().unwrap());
-        let starting = (1..=3).map(|id| tokio::spawn(Node::start(setup(dir.path(), id, 3), seams(&net))));
-        let mut nodes = Vec::new();
-        for node in starting.collect::<Vec<_>>() {
-            nodes.push(node.await.unwrap().unwrap());
-        }
+        let mut nodes = three(&net, dir.path()).await;
         let client = client(&net, &["client1", "client2", "client3"]);
         let session = client.session(Duration::from_secs(30)).await.unwrap();
         for n in 1..=20 {

@@ -11,13 +11,15 @@
 //! of request or answer goes to the end of its enum and raises [`PROTOCOL_MAX`]. The hello is the same in every
 //! version.
 
+mod membership;
 mod stream;
 
-use raft::core::{NodeId, RoleName};
+use raft::core::{Change, Lease, NodeId, RoleName};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{CommandBody, Range, RangeResult, Refusal, Response, Revision};
 
+pub use membership::{Member, MemberRefusal, MemberRole, Membership};
 pub use stream::{FrameStream, WireError};
 
 /// The first bytes of a [`ClientHello`]: tells a client of this store from whatever else may knock.
@@ -113,13 +115,56 @@ pub enum RequestBody {
     Range {
         /// What.
         range: Range,
-        /// Whether a state that may be old will do: then any node answers by itself, without asking the others.
-        serializable: bool,
+        /// Which state will do, and who may answer.
+        mode: ReadMode,
     },
     /// How is this node?
     Status,
-    /// Who is in the cluster?
+    /// How is the leader? It alone knows how far the others have come.
+    LeaderStatus,
+    /// Who is in the cluster, and where, as far as this node knows? It answers also while it knows of no leader.
     Members,
+    /// Which configuration is in force, after everything that was acknowledged before?
+    Membership,
+    /// Change the membership, all steps at once. It is done when the configuration after them is committed, and not
+    /// joint.
+    ChangeMembers {
+        /// The steps.
+        changes: Vec<Change>,
+        /// Only if the newest configuration is the one of this index: whoever reckoned with it reckoned with this.
+        expected: Option<u64>,
+    },
+    /// Ask the node at this address who it is, and make it a learner. The answer is the configuration with it.
+    AddMember {
+        /// Its id, never used before.
+        id: NodeId,
+        /// Where its peers reach it.
+        peer: String,
+        /// Where it serves clients.
+        client: String,
+        /// Whether the leader is to make it a voter once it has caught up.
+        joining: bool,
+        /// As in [`ChangeMembers`](Self::ChangeMembers).
+        expected: Option<u64>,
+    },
+    /// Hand the leadership over.
+    TransferLeader {
+        /// To whom; to whoever is best placed, if left out.
+        to: Option<NodeId>,
+    },
+}
+
+/// Which state a read may see, and who may answer it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReadMode {
+    /// Everything that was acknowledged before; the leader answers.
+    #[default]
+    Leader,
+    /// Everything that was acknowledged before; any member answers, after it has asked the leader up to where it must
+    /// have applied (§6.4).
+    Any,
+    /// A state that may be old: any node answers by itself, without asking the others.
+    Serializable,
 }
 
 /// The answer to one request.
@@ -152,10 +197,14 @@ pub enum Reply {
     Range(RangeResult),
     /// Of [`RequestBody::Range`], when it cannot be read at that revision.
     RangeRefused(Refusal),
-    /// Of [`RequestBody::Status`].
+    /// Of [`RequestBody::Status`] and [`RequestBody::LeaderStatus`].
     Status(Box<NodeReport>),
     /// Of [`RequestBody::Members`].
     Members(Vec<Member>),
+    /// Of [`RequestBody::Membership`], and of each change of it: the configuration then.
+    Membership(Box<Membership>),
+    /// Of [`RequestBody::TransferLeader`]: who leads now.
+    Leader(NodeId),
 }
 
 /// Why a request was not done.
@@ -191,6 +240,9 @@ pub enum NotDone {
     /// The node is going down; ask another.
     #[error("the node is shutting down")]
     ShuttingDown,
+    /// A change of the membership, or of the leadership, that cannot be.
+    #[error("{0}")]
+    Refused(MemberRefusal),
 }
 
 impl NotDone {
@@ -200,6 +252,7 @@ impl NotDone {
         match self {
             Self::NotLeader { .. } | Self::Overloaded { .. } | Self::Superseded | Self::ShuttingDown => true,
             Self::TooLarge { .. } | Self::Invalid { .. } => false,
+            Self::Refused(refusal) => refusal.is_temporary(),
         }
     }
 }
@@ -216,17 +269,11 @@ pub enum Unknown {
     /// It was done, but its answer does not fit into a frame.
     #[error("the command was done, but its answer is too large to be sent")]
     AnswerTooLarge,
-}
-
-/// A member, as clients need to know it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
-    /// Its id.
-    pub id: NodeId,
-    /// Where it serves clients; empty if the node asked does not know.
-    pub client: String,
-    /// Whether the node asked takes it for the leader.
-    pub leader: bool,
+    /// The node ceased to lead while the change was under way: the next leader may finish it, or undo it.
+    #[error(
+        "the node ceased to lead while the change was under way; the list of members shows what became of it"
+    )]
+    LeadershipLost,
 }
 
 /// One node's state, as it sees itself.
@@ -270,10 +317,18 @@ pub struct NodeReport {
     pub disk_bytes: Option<u64>,
     /// CPU time of the node's process so far, in microseconds, if the node can tell.
     pub cpu_us: Option<u64>,
-    /// The voters of the configuration in force.
+    /// The voters of the configuration in force; of a joint one, those of the new half.
     pub voters: Vec<u64>,
+    /// The voters of the old half of a joint configuration; otherwise none.
+    pub voters_outgoing: Vec<u64>,
     /// The other members.
     pub learners: Vec<u64>,
+    /// Those of them that become voters by themselves once they have caught up.
+    pub joining: Vec<u64>,
+    /// On what terms reads are answered by lease, if they are.
+    pub lease: Option<Lease>,
+    /// On a leader: to whom it is handing over.
+    pub transferring: Option<u64>,
     /// On a leader: how far the others have come.
     pub peers: Vec<PeerReport>,
 }
@@ -289,6 +344,8 @@ pub struct PeerReport {
     pub next: u64,
     /// Ticks since it last answered.
     pub silent_ticks: u32,
+    /// Whether it answered within the last election timeout.
+    pub answers: bool,
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ fn requests_and_answers_come_back_as_they_were_sent() {
     };
     let requests = vec![
         Request { id: 1, body: put(b"k", b"v") },
-        Request { id: u64::MAX, body: RequestBody::Range { range, serializable: true } },
+        Request { id: u64::MAX, body: RequestBody::Range { range, mode: ReadMode::Serializable } },
         Request { id: 3, body: RequestBody::Status },
         Request { id: 4, body: RequestBody::Members },
     ];
