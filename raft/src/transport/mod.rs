@@ -338,6 +338,10 @@ impl Transport {
             let current = peers.by_id.get(&id).map(|peer| peer.address.as_str());
             let address = overrides.get(&id).map(String::as_str);
             let address = address.or(known.map(|member| member.address.as_str())).or(current);
+            if address.is_none() && !members.contains(&id) {
+                // A leader whose membership is in entries that are yet to come: as a stranger it has a way back already.
+                continue;
+            }
             wanted.insert(id, address.unwrap_or_default().to_owned());
             let incarnation = known.map(|member| member.incarnation);
             incarnations.insert(id, incarnation.unwrap_or_else(|| self.shared.directory.incarnation(id)));
@@ -350,7 +354,8 @@ impl Transport {
                 peer
             })
             .collect();
-        let expelled = self.shared.directory.update(incarnations, configuration.removed.clone());
+        let removed = configuration.removed.difference(retain).copied().collect();
+        let expelled = self.shared.directory.update(incarnations, removed);
         for id in expelled {
             self.shared.streams.close(id);
             self.shared.receiving.close(id);
