@@ -1,6 +1,8 @@
 //! Deterministic simulation of raftkv clusters, and a checker of what their clients saw.
 
 #[cfg(madsim)]
+pub mod app;
+#[cfg(madsim)]
 pub mod blocking;
 pub mod checker;
 pub mod cli;
@@ -9,6 +11,8 @@ pub mod clock;
 #[cfg(madsim)]
 pub mod cluster;
 pub mod disk;
+#[cfg(madsim)]
+pub mod healing;
 pub mod history;
 pub mod invariants;
 pub mod nemesis;
@@ -16,6 +20,7 @@ pub mod nemesis;
 pub mod network;
 #[cfg(madsim)]
 mod no_sync;
+pub mod own;
 pub mod plan;
 pub mod random;
 pub mod report;

@@ -53,6 +53,12 @@ pub struct Figures {
     pub faults: u64,
     /// Times a node's process was killed.
     pub crashes: u64,
+    /// Times a machine lost its disk.
+    pub wipes: u64,
+    /// Changes of membership that were made.
+    pub changes: u64,
+    /// Times the leadership was handed over on request.
+    pub transfers: u64,
     /// Times somebody was elected.
     pub elections: u64,
     /// The highest index that was committed.
@@ -73,6 +79,9 @@ impl Figures {
         self.nodes += other.nodes;
         self.faults += other.faults;
         self.crashes += other.crashes;
+        self.wipes += other.wipes;
+        self.changes += other.changes;
+        self.transfers += other.transfers;
         self.elections += other.elections;
         self.committed += other.committed;
         self.installs += other.installs;

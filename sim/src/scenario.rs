@@ -20,8 +20,11 @@ const SECOND: u64 = 1_000 * MILLISECOND;
 /// Everything about a world but its faults and operations.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scenario {
-    /// How many nodes.
+    /// How many nodes the cluster is formed of.
     pub nodes: u8,
+    /// How many more machines stand ready to join it. They are numbered behind the nodes.
+    #[serde(default)]
+    pub spares: u8,
     /// What the key-value stores keep their data in.
     pub store: StoreKind,
     /// Whether faults and clients begin with the nodes, and not only once the cluster has formed.
@@ -36,10 +39,13 @@ pub struct Scenario {
     pub network: NetworkScenario,
     /// How long work on a node's lanes takes.
     pub lanes: LaneScenario,
-    /// The nodes' clocks when they start; one a node.
+    /// The machines' clocks when they start; one a machine.
     pub clocks: Vec<ClockScenario>,
     /// Times and limits of the consensus core.
     pub raft: RaftScenario,
+    /// The terms on which leaders may answer reads without asking; `None`: they always ask.
+    #[serde(default)]
+    pub lease: Option<LeaseScenario>,
     /// Log, checkpoints and snapshots.
     pub storage: StorageScenario,
     /// The clients.
@@ -116,11 +122,25 @@ pub enum FaultKind {
     ClockDrift,
     /// A clock stands still.
     ClockFreeze,
+    /// A spare machine becomes a member.
+    Grow,
+    /// A member is removed, the leader too.
+    Shrink,
+    /// Several members change at once.
+    Reshape,
+    /// A spare machine takes the place of a member.
+    Replace,
+    /// The leader is asked to hand over.
+    Transfer,
+    /// A machine loses its disk, and comes back as who it was.
+    Wipe,
+    /// Leases are switched off, or on again.
+    SwitchLease,
 }
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 29] = [
         Self::Crash,
         Self::CrashAtDiskCall,
         Self::CrashWhen,
@@ -143,7 +163,29 @@ impl FaultKind {
         Self::ClockStep,
         Self::ClockDrift,
         Self::ClockFreeze,
+        Self::Grow,
+        Self::Shrink,
+        Self::Reshape,
+        Self::Replace,
+        Self::Transfer,
+        Self::Wipe,
+        Self::SwitchLease,
     ];
+
+    /// Whether it is about who is a member, or leads.
+    #[must_use]
+    pub const fn is_of_membership(self) -> bool {
+        matches!(
+            self,
+            Self::Grow
+                | Self::Shrink
+                | Self::Reshape
+                | Self::Replace
+                | Self::Transfer
+                | Self::Wipe
+                | Self::SwitchLease
+        )
+    }
 }
 
 /// The network without faults.
@@ -185,6 +227,17 @@ pub struct ClockScenario {
     pub drift_ppm: i64,
 }
 
+/// Reads by lease, and how true the clocks are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseScenario {
+    /// How long a promise holds.
+    pub duration_ms: u32,
+    /// How much faster than another a clock may run, in millionths: what the cluster is told.
+    pub drift_ppm: u32,
+    /// Whether clocks run apart by more than that. Then stale reads are to be expected.
+    pub beyond: bool,
+}
+
 /// Times and limits of the consensus core.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RaftScenario {
@@ -206,6 +259,23 @@ pub struct RaftScenario {
     pub peer_queue_messages: u32,
     /// The most bytes waiting to be sent to one peer.
     pub peer_queue_bytes: u64,
+    /// The most bytes of log that are not committed.
+    #[serde(default = "unbounded")]
+    pub uncommitted_bytes_max: u64,
+    /// The most bytes of committed log that are not applied.
+    #[serde(default = "unbounded")]
+    pub unapplied_bytes_max: u64,
+    /// The most ticks before an election of which the timeout need not be waited out.
+    #[serde(default = "hurried")]
+    pub hurried_election_ticks: u32,
+}
+
+const fn unbounded() -> u64 {
+    u64::MAX
+}
+
+const fn hurried() -> u32 {
+    3
 }
 
 /// Log, checkpoints and snapshots.
@@ -219,6 +289,9 @@ pub struct StorageScenario {
     pub snapshot_entries: u64,
     /// How many bytes of log behind the applied index are kept in memory for followers.
     pub retain_log_bytes: u64,
+    /// How many bytes of snapshots a node sends in a second; 0 is no limit.
+    #[serde(default)]
+    pub snapshot_bytes_per_second: u64,
 }
 
 /// The clients.
@@ -259,6 +332,12 @@ pub struct OperationMix {
     pub txn: u32,
     /// Compactions of history.
     pub compact: u32,
+    /// Reads of one key, as fresh as any, at a node that need not lead.
+    #[serde(default)]
+    pub get_at: u32,
+    /// Reads of one key as one node has it, however old.
+    #[serde(default)]
+    pub get_stale: u32,
 }
 
 /// What the command line fixes of a scenario; the rest is drawn.
@@ -268,6 +347,32 @@ pub struct Fixed {
     pub nodes: Option<u8>,
     /// Which store.
     pub store: StoreKind,
+    /// Whether there are leases.
+    pub leases: Leases,
+}
+
+/// What the command line says of leases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Leases {
+    /// In some worlds; the clocks keep to what the cluster was told of them.
+    #[default]
+    Drawn,
+    /// In every world; the clocks keep to it.
+    Within,
+    /// In every world, and the clocks do not keep to it: some of these worlds must fail.
+    Beyond,
+}
+
+impl Leases {
+    /// The name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Drawn => "drawn",
+            Self::Within => "within",
+            Self::Beyond => "beyond",
+        }
+    }
 }
 
 impl Scenario {
@@ -279,27 +384,64 @@ impl Scenario {
         let nodes = fixed.nodes.unwrap_or(drawn_nodes);
         let network = draw_network(&mut random);
         let raft = draw_raft(&mut random, &network);
+        let mut faults = draw_faults(&mut random);
+        let spares = *random.pick(&[0, 2, 3, 4]);
+        let lease = draw_lease(&mut random, fixed.leases, &raft);
+        if lease.is_some_and(|lease| lease.beyond) {
+            faults.extend([FaultKind::DeposedLeader, FaultKind::ClockDrift]);
+        }
         Self {
             nodes,
+            spares,
             store: fixed.store,
             chaos_from_birth: random.chance(200),
             chaos_ns: random.between(4, 12) * SECOND,
-            faults: draw_faults(&mut random),
+            faults,
             fault_gap_ns: *random.pick(&[150, 300, 600, 1_200]) * MILLISECOND,
             network,
             lanes: draw_lanes(&mut random),
-            clocks: (0..nodes).map(|_| draw_clock(&mut random)).collect(),
+            clocks: (0..nodes + spares).map(|_| draw_clock(&mut random, lease)).collect(),
             raft,
+            lease,
             storage: draw_storage(&mut random),
             workload: draw_workload(&mut random),
         }
+    }
+
+    /// How many machines there are: nodes and spares.
+    #[must_use]
+    pub const fn machines(&self) -> u8 {
+        self.nodes + self.spares
+    }
+
+    /// By how many parts in a million clocks may run too fast while leases rely on them; `None` if nothing does.
+    #[must_use]
+    pub fn drift_ppm_max(&self) -> Option<u32> {
+        self.lease.filter(|lease| !lease.beyond).map(|lease| lease.drift_ppm)
     }
 }
 
 fn draw_faults(random: &mut Random) -> BTreeSet<FaultKind> {
     // Few kinds, half of them, or nearly all; and now and then a world without any.
     let per_mille = *random.pick(&[0, 150, 300, 300, 500, 500, 800]);
-    FaultKind::ALL.into_iter().filter(|_| random.chance(per_mille)).collect()
+    // Changes of membership go with any of these, or with nothing else going wrong.
+    let of_membership = *random.pick(&[0, 300, 500, 800]);
+    let chance = |kind: &FaultKind| if kind.is_of_membership() { of_membership } else { per_mille };
+    FaultKind::ALL.into_iter().filter(|kind| random.chance(chance(kind))).collect()
+}
+
+fn draw_lease(random: &mut Random, leases: Leases, raft: &RaftScenario) -> Option<LeaseScenario> {
+    let drawn = random.chance(350);
+    // No longer than an election timeout: a new leader is not held up by the promises to the old one.
+    let timeout_ms = raft.tick_ns * u64::from(raft.election_ticks) / MILLISECOND;
+    let duration_ms = timeout_ms * random.between(3, 10) / 10;
+    let drift_ppm = *random.pick(&[1_000, 50_000, 300_000]);
+    let beyond = leases == Leases::Beyond;
+    (drawn || leases != Leases::Drawn).then_some(LeaseScenario {
+        duration_ms: duration_ms as u32,
+        drift_ppm,
+        beyond,
+    })
 }
 
 fn draw_network(random: &mut Random) -> NetworkScenario {
@@ -335,6 +477,9 @@ fn draw_raft(random: &mut Random, network: &NetworkScenario) -> RaftScenario {
         log_bytes_max: *random.pick(&[16 << 10, 64 << 10, 1 << 20]),
         peer_queue_messages: *random.pick(&[4, 16, 128]),
         peer_queue_bytes: *random.pick(&[16 << 10, 64 << 10, 1 << 20]),
+        uncommitted_bytes_max: *random.pick(&[u64::MAX, 64 << 10, 4 << 10]),
+        unapplied_bytes_max: *random.pick(&[u64::MAX, 64 << 10, 4 << 10]),
+        hurried_election_ticks: random.between(0, 4) as u32,
     }
 }
 
@@ -355,12 +500,17 @@ fn draw_lanes(random: &mut Random) -> LaneScenario {
     }
 }
 
-fn draw_clock(random: &mut Random) -> ClockScenario {
+fn draw_clock(random: &mut Random, lease: Option<LeaseScenario>) -> ClockScenario {
     let spread = *random.pick(&[0, 100, 10_000, 100_000]);
-    ClockScenario {
-        offset_ns: random.below(1_000_000) * SECOND,
-        drift_ppm: random.between(0, 2 * spread) as i64 - spread as i64,
-    }
+    let free = random.between(0, 2 * spread) as i64 - spread as i64;
+    let drift_ppm = match lease {
+        // From the true rate up to what the cluster was told: any two of them are within the bound, by no margin.
+        Some(LeaseScenario { drift_ppm, beyond: false, .. }) => {
+            *random.pick(&[0, i64::from(drift_ppm), i64::from(drift_ppm) / 2])
+        }
+        _ => free,
+    };
+    ClockScenario { offset_ns: random.below(1_000_000) * SECOND, drift_ppm }
 }
 
 fn draw_storage(random: &mut Random) -> StorageScenario {
@@ -369,6 +519,7 @@ fn draw_storage(random: &mut Random) -> StorageScenario {
         checkpoint_bytes: *random.pick(&[1 << 10, 4 << 10, 16 << 10]),
         snapshot_entries: random.between(5, 40),
         retain_log_bytes: *random.pick(&[0, 512, 4 << 10]),
+        snapshot_bytes_per_second: *random.pick(&[0, 4 << 10, 64 << 10]),
     }
 }
 
@@ -384,6 +535,8 @@ fn draw_workload(random: &mut Random) -> WorkloadScenario {
         range: weight(&[0, 0, 1]),
         txn: weight(&[0, 1, 2]),
         compact: weight(&[0, 0, 1]),
+        get_at: weight(&[0, 2, 4]),
+        get_stale: weight(&[0, 1, 2]),
     };
     WorkloadScenario {
         clients,
@@ -423,9 +576,34 @@ mod tests {
 
     #[test]
     fn what_is_fixed_changes_nothing_else() {
-        let fixed = Fixed { nodes: Some(5), store: StoreKind::Memory };
+        let fixed = Fixed { nodes: Some(5), store: StoreKind::Memory, ..Fixed::default() };
         let (free, five) = (Scenario::draw(9, Fixed::default()), Scenario::draw(9, fixed));
         assert_eq!(five.nodes, 5);
         assert_eq!((five.network, five.raft), (free.network, free.raft));
+    }
+
+    #[test]
+    fn clocks_keep_to_the_bound_that_leases_rely_on_unless_they_are_meant_to_break_it() {
+        let mut with_lease = 0;
+        for seed in 0..200 {
+            let scenario = Scenario::draw(seed, Fixed::default());
+            let Some(lease) = scenario.lease else { continue };
+            with_lease += 1;
+            assert!(lease.duration_ms > 0 && !lease.beyond);
+            let bound = 0..=i64::from(lease.drift_ppm);
+            assert!(scenario.clocks.iter().all(|clock| bound.contains(&clock.drift_ppm)), "{scenario:?}");
+            for scheduled in crate::nemesis::draw::faults(seed, &scenario) {
+                match scheduled.fault {
+                    crate::plan::Fault::ClockDrift { ppm, .. } => assert!(bound.contains(&ppm), "{ppm}"),
+                    crate::plan::Fault::ClockStep { .. } | crate::plan::Fault::ClockFreeze { .. } => {
+                        panic!("seed {seed}: {scheduled:?}")
+                    }
+                    _ => {}
+                }
+            }
+        }
+        assert!(with_lease > 40, "{with_lease}");
+        let beyond = Fixed { leases: Leases::Beyond, ..Fixed::default() };
+        assert!(Scenario::draw(1, beyond).lease.unwrap().beyond);
     }
 }

@@ -2,36 +2,35 @@
 //!
 //! 1. The nodes start and form their cluster, undisturbed unless the scenario says otherwise.
 //! 2. *Chaos*: faults and clients, for as long as the scenario says. Only safety is asked for.
-//! 3. *Heal*: no more faults, everything up and true. Now the cluster must make progress through every node, all
-//!    nodes must come to the same state, and every key is read once more.
+//! 3. *Heal*: no more faults, and a random core is made well ([`healing`](crate::healing)): a quorum of every voter set
+//!    that may still decide something. All other nodes stay as broken as they are and hear nothing of it. Now the core
+//!    must make progress through each of its nodes, they must come to the same state, and every key is read once more.
 //! 4. *Judgement*: what was written is there, once; the history is linearizable, by the store's own order and without
 //!    knowing it, and both ways of finding out agree.
 //!
 //! The first rule that is broken ends the run.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use kv::client::Writer;
-use madsim::runtime::{Handle, NodeHandle, Runtime};
+use madsim::runtime::{Handle, Runtime};
 use madsim::task::JoinHandle;
+use raft::core::NodeId;
 
-use crate::checker::{self, Limits, Verdict, witness};
-use crate::cluster::{Cluster, World};
+use crate::app::{App, Stage, Workload};
+use crate::cluster::{Cluster, World, host};
+use crate::healing;
 use crate::invariants::Invariants;
 use crate::nemesis::Nemesis;
 use crate::network::Network;
-use crate::plan::{Operation, OperationKind, Plan};
+use crate::plan::Plan;
 use crate::random::{Random, derive};
 use crate::report::{Failure, Figures, SeedReport};
 use crate::scenario::StoreKind;
 use crate::time::VirtualTime;
 use crate::trace::{Event, Keep, Source, Trace};
-use crate::workload::client::{SimClient, connect};
-use crate::workload::ledger::Ledger;
-use crate::workload::record::{Outcome, Recorder};
 
 const MILLISECOND: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MILLISECOND;
@@ -42,12 +41,6 @@ const FORM_NS_MAX: u64 = 60 * SECOND;
 const HEAL_NS_MAX: u64 = 120 * SECOND;
 /// How often the rules are looked at and the ledger is written up.
 const WATCH_NS: u64 = 20 * MILLISECOND;
-/// How much the black-box check may do for each key. More than enough; a bound so that it ends.
-const CHECK_STEPS_MAX: u64 = 20_000_000;
-
-/// The number of the first read of all keys at the end: behind those of all operations.
-const READ_ALL_NUMBER: u32 = 1_000_000;
-
 /// How to run a world.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -59,7 +52,7 @@ pub struct Options {
 
 /// Runs a world in this process. Meant to be called once a process: some state of the libraries below is global.
 #[must_use]
-pub fn run(plan: Plan, options: Options) -> SeedReport {
+pub fn run_app(app: Arc<dyn App>, plan: Plan, options: Options) -> SeedReport {
     if std::env::var_os("RUST_LOG").is_some() {
         // The nodes' own logs, between the lines of the timeline. They may differ from run to run.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
@@ -68,7 +61,7 @@ pub fn run(plan: Plan, options: Options) -> SeedReport {
     let scratch = scratch_directory();
     let path = scratch.path().to_owned();
     // A thread of its own: the runtime seeds the hash maps of the thread it is made in, if there were none yet.
-    let thread = std::thread::scope(|scope| scope.spawn(|| run_here(plan, options, path)).join());
+    let thread = std::thread::scope(|scope| scope.spawn(|| run_here(app, plan, options, path)).join());
     match thread {
         Ok(report) => report,
         Err(panic) => std::panic::resume_unwind(panic),
@@ -85,16 +78,16 @@ fn scratch_directory() -> tempfile::TempDir {
     }
 }
 
-fn run_here(plan: Plan, options: Options, scratch: PathBuf) -> SeedReport {
+fn run_here(app: Arc<dyn App>, plan: Plan, options: Options, scratch: PathBuf) -> SeedReport {
     let mut runtime = Runtime::with_seed_and_config(derive(plan.seed, "executor"), madsim::Config::default());
     // sled has threads of its own; nothing waits for them but synchronous calls.
     runtime.set_allow_system_thread(plan.scenario.store == StoreKind::Sled);
-    runtime.block_on(run_world(plan, options, scratch))
+    runtime.block_on(run_world(app, plan, options, scratch))
 }
 
-async fn run_world(plan: Plan, options: Options, scratch: PathBuf) -> SeedReport {
+async fn run_world(app: Arc<dyn App>, plan: Plan, options: Options, scratch: PathBuf) -> SeedReport {
     let seed = plan.seed;
-    let simulation = Simulation::new(&plan, &options, scratch);
+    let simulation = Simulation::new(app, &plan, &options, scratch);
     let failure = simulation.run(plan).await.err();
     simulation.report(seed, failure, &options)
 }
@@ -103,17 +96,15 @@ struct Simulation {
     world: World,
     cluster: Cluster,
     nemesis: Nemesis,
-    recorder: Recorder,
-    ledger: Ledger,
-    clients: NodeHandle,
+    workload: Box<dyn Workload>,
     over: Arc<AtomicBool>,
 }
 
 impl Simulation {
-    fn new(plan: &Plan, options: &Options, scratch: PathBuf) -> Self {
+    fn new(app: Arc<dyn App>, plan: &Plan, options: &Options, scratch: PathBuf) -> Self {
         let scenario = Arc::new(plan.scenario.clone());
         let (time, trace) = (VirtualTime::current(), Trace::new(options.keep).echoing());
-        let nodes = (1..=scenario.nodes).map(|id| format!("n{id}"));
+        let nodes = (1..=scenario.machines()).map(|id| format!("n{id}"));
         let clients = (1..=scenario.workload.clients).map(|id| format!("c{id}"));
         let network = Network::new(
             time.clone(),
@@ -131,16 +122,17 @@ impl Simulation {
             seed: plan.seed,
             scratch,
         };
-        let cluster = Cluster::new(world.clone());
-        Self {
-            world,
-            nemesis: Nemesis::new(cluster.clone()),
-            cluster,
-            recorder: Recorder::default(),
-            ledger: Ledger::default(),
+        world.invariants.formed((1..=world.scenario.nodes).map(|id| NodeId(u64::from(id))).collect());
+        let cluster = Cluster::new(Arc::clone(&app), world.clone());
+        let over = Arc::default();
+        let stage = Stage {
+            world: world.clone(),
+            cluster: cluster.clone(),
             clients: Handle::current().create_node().name("clients").build(),
-            over: Arc::default(),
-        }
+            over: Arc::clone(&over),
+        };
+        let workload = app.workload(stage);
+        Self { world, nemesis: Nemesis::new(cluster.clone()), cluster, workload, over }
     }
 
     fn phase(&self, name: &'static str) {
@@ -149,7 +141,7 @@ impl Simulation {
 
     async fn run(&self, plan: Plan) -> Result<(), Failure> {
         self.phase("form");
-        self.cluster.nodes().for_each(|node| self.cluster.start(node));
+        self.cluster.nodes().into_iter().for_each(|node| self.cluster.start(node));
         if !plan.scenario.chaos_from_birth {
             self.wait("the cluster forms and elects a leader", FORM_NS_MAX, || {
                 self.cluster.leader().is_some()
@@ -158,38 +150,47 @@ impl Simulation {
         }
         self.phase("chaos");
         self.nemesis.start(plan.faults);
-        let clients = self.start_clients(plan.operations);
+        let clients = self.workload.begin(plan.operations);
         self.watch_until(self.world.time.now_ns() + plan.scenario.chaos_ns).await?;
         self.phase("heal");
         self.over.store(true, Ordering::Relaxed);
         self.nemesis.stop();
-        self.world.network.heal_all();
-        self.cluster.heal();
+        let core = healing::choose(&self.cluster, self.nemesis.leaves_requests_open());
+        self.heal(&core);
         self.wait("clients end their last operation", HEAL_NS_MAX, || {
             clients.iter().all(JoinHandle::is_finished)
         })
         .await?;
-        self.progress().await?;
-        self.convergence().await?;
-        self.read_all().await?;
+        self.progress(&core).await?;
+        self.convergence(&core).await?;
+        let read = self.workload.read_all(&core);
+        self.wait("all keys are read", HEAL_NS_MAX, || read.is_finished()).await?;
         self.phase("judgement");
-        self.judge()
+        self.look()?;
+        self.workload.judge()
     }
 
-    fn start_clients(&self, operations: Vec<Operation>) -> Vec<JoinHandle<()>> {
-        let mut of_client: BTreeMap<u16, Vec<Operation>> = BTreeMap::new();
-        for operation in operations {
-            of_client.entry(operation.client).or_default().push(operation);
+    /// The core is well again, and hears and is heard by clients and by itself only.
+    fn heal(&self, core: &BTreeSet<u8>) {
+        let names: Vec<String> = core.iter().map(|node| format!("n{node}")).collect();
+        let text = format!("the core is {}; whatever else is broken stays so", names.join(" "));
+        self.world.record(Source::World, &Event::Note { text: &text });
+        let network = &self.world.network;
+        network.heal_all();
+        self.cluster.heal(core);
+        let machines = usize::from(self.world.scenario.machines());
+        let hosts = machines + usize::from(self.world.scenario.workload.clients);
+        let inside = |at: &usize| core.iter().any(|node| host(*node) == *at) || *at >= machines;
+        for outside in (0..machines).filter(|at| !inside(at)) {
+            for at in (0..hosts).filter(inside) {
+                network.cut(outside, at);
+                network.cut(at, outside);
+            }
         }
-        let start = |(number, operations)| {
-            let client = SimClient::new(&self.world, number, &self.recorder, &self.ledger, &self.over);
-            self.clients.spawn(client.run(operations))
-        };
-        of_client.into_iter().map(start).collect()
     }
 
     fn look(&self) -> Result<(), Failure> {
-        self.ledger.update(&self.cluster)?;
+        self.workload.look()?;
         self.world.invariants.broken().map_or(Ok(()), Err)
     }
 
@@ -219,37 +220,50 @@ impl Simulation {
     fn describe(&self) -> String {
         let node = |id| {
             let (term, role) = self.cluster.role(id);
-            let applied = self.cluster.reader(id).map(|reader| reader.applied().to_string());
+            let applied = self.cluster.view(id).map(|view| view.applied().to_string());
             format!("n{id} {role:?} term {term} applied {}", applied.as_deref().unwrap_or("(not running)"))
         };
-        self.cluster.nodes().map(node).collect::<Vec<_>>().join(", ")
+        self.cluster.nodes().into_iter().map(node).collect::<Vec<_>>().join(", ")
     }
 
-    /// A write must go through, whichever node a client asks first.
-    async fn progress(&self) -> Result<(), Failure> {
-        for node in self.cluster.nodes() {
-            let client = connect(&self.world, 1, vec![format!("n{node}:client")]);
-            let written = self
-                .clients
-                .spawn(async move { while client.put("progress", format!("n{node}")).await.is_err() {} });
+    /// Those of the core that are members, by the newest committed configuration.
+    fn members_of(&self, core: &BTreeSet<u8>) -> Vec<u8> {
+        let configuration = self.world.invariants.committed_configuration();
+        let is_member = |node: &u8| match &configuration {
+            Some(configuration) => configuration.contains(NodeId(u64::from(*node))),
+            None => *node <= self.world.scenario.nodes,
+        };
+        core.iter().copied().filter(is_member).collect()
+    }
+
+    /// A write must go through, whichever node of the core a client asks first.
+    async fn progress(&self, core: &BTreeSet<u8>) -> Result<(), Failure> {
+        for &node in core {
+            // One may be removed even now, by a change that was under way.
+            let is_member = || self.members_of(core).contains(&node);
+            if !is_member() {
+                continue;
+            }
+            let written = self.workload.write_through(node);
             let what = format!("a write by way of n{node}");
-            self.wait(&what, HEAL_NS_MAX, || written.is_finished()).await?;
+            self.wait(&what, HEAL_NS_MAX, || written.is_finished() || !is_member()).await?;
         }
         Ok(())
     }
 
-    /// All nodes must come to the same state, and have the same rows for it.
-    async fn convergence(&self) -> Result<(), Failure> {
-        let all =
-            || self.cluster.nodes().map(|node| self.cluster.reader(node).map(|reader| reader.state_hash()));
+    /// All members in the core must come to the same state, and have the same rows for it.
+    async fn convergence(&self, core: &BTreeSet<u8>) -> Result<(), Failure> {
         let same = || {
-            let mut states = all();
-            let first = states.next().flatten();
-            first.is_some() && states.all(|state| state == first)
+            let states = self.members_of(core).into_iter().map(|node| {
+                // What a node that is up holds; nothing, and never equal, if it is not.
+                self.cluster.view(node).map(|view| view.state_hash())
+            });
+            let states: Vec<_> = states.collect();
+            states.first().is_some_and(|first| first.is_some() && states.iter().all(|state| state == first))
         };
         self.wait("all nodes have the same state", HEAL_NS_MAX, same).await?;
-        let audits = self.cluster.nodes().filter_map(|node| {
-            let audit = self.cluster.reader(node)?.audit();
+        let audits = self.members_of(core).into_iter().filter_map(|node| {
+            let audit = self.cluster.view(node)?.audit();
             Some(audit.map_err(|error| Failure::new("the store is readable", format!("n{node}: {error}"))))
         });
         let audits = audits.collect::<Result<Vec<_>, _>>()?;
@@ -260,57 +274,15 @@ impl Simulation {
         Ok(())
     }
 
-    /// Every key is read once more, through the front door.
-    async fn read_all(&self) -> Result<(), Failure> {
-        let over = Arc::new(AtomicBool::new(false));
-        let mut client = SimClient::new(&self.world, 1, &self.recorder, &self.ledger, &over);
-        let reads = self.clients.spawn(async move {
-            let mut number = READ_ALL_NUMBER;
-            while client.perform(number, &OperationKind::Range).await != Outcome::Ok {
-                number += 1;
-            }
-        });
-        self.wait("all keys are read", HEAL_NS_MAX, || reads.is_finished()).await
-    }
-
-    fn judge(&self) -> Result<(), Failure> {
-        self.look()?;
-        let effects = self.ledger.take();
-        let positions = self.recorder.positions(&effects)?;
-        self.recorder.with_history(|history| {
-            let by_witness = witness::check(history, &positions);
-            let limits = Limits { steps_max: CHECK_STEPS_MAX, ..Limits::default() };
-            let by_search = checker::check(history, &limits);
-            match (by_witness, by_search) {
-                (Ok(()), Verdict::Linearizable) => Ok(()),
-                (Err(violation), Verdict::Linearizable) => Err(Failure::new(
-                    "both checks agree",
-                    format!("linearizable, but not in the order of the log: {violation}"),
-                )),
-                (Ok(()), Verdict::NotLinearizable(why)) => Err(Failure::new(
-                    "both checks agree",
-                    format!("explained by the order of the log, and yet not linearizable: {why}"),
-                )),
-                (Err(violation), Verdict::NotLinearizable(why)) => {
-                    Err(Failure::new("linearizability", format!("{violation}\n{why}")))
-                }
-                (_, Verdict::Unknown { bound, key }) => {
-                    Err(Failure::new("linearizability", format!("undecided for key {key}: {bound}")))
-                }
-            }
-        })
-    }
-
     fn report(&self, seed: u64, failure: Option<Failure>, options: &Options) -> SeedReport {
-        if let Some(path) = &options.history {
-            let written = std::fs::File::create(path)
-                .and_then(|file| self.recorder.with_history(|h| h.write(&mut std::io::BufWriter::new(file))));
-            if let Err(error) = written {
-                eprintln!("{}: {error}", path.display());
-            }
+        if let Some(path) = &options.history
+            && let Err(error) = self.workload.write_history(path)
+        {
+            eprintln!("{}: {error}", path.display());
         }
         let (elections, committed, installs) = self.world.invariants.figures();
-        let [ok, fail, info] = self.recorder.counts();
+        let (changes, transfers) = self.nemesis.requests_done();
+        let [ok, fail, info] = self.workload.counts();
         let (events, hash) = self.world.trace.digest();
         SeedReport {
             seed,
@@ -322,6 +294,9 @@ impl Simulation {
                 nodes: u64::from(self.world.scenario.nodes),
                 faults: u64::from(self.nemesis.done()),
                 crashes: u64::from(self.cluster.crashes()),
+                wipes: u64::from(self.cluster.wipes()),
+                changes: u64::from(changes),
+                transfers: u64::from(transfers),
                 elections,
                 committed,
                 installs,

@@ -5,6 +5,8 @@
 //!
 //! - the worlds of fixed seeds, on sled and in memory, and of fresh seeds, which are printed;
 //! - the plans in `regressions/`, each of which once broke a rule;
+//! - worlds whose clocks run apart further than leases allow: some of them must fail;
+//! - worlds of a state machine that is not the key-value store, sound and with a bug in it (`examples/own_machine.rs`);
 //! - some worlds twice, in processes of their own, alone and within a sweep: all events must be the same.
 //!
 //! `RAFTKV_SIM_SEEDS` changes how many worlds of each kind are run. An argument runs only the parts whose name contains it.
@@ -106,6 +108,9 @@ mod imp {
             part("fixed_seeds_in_memory", move || run(&["--seeds", &in_memory, "--store", "memory"])),
             part("fresh_seeds_on_sled", move || run(&["--count", &seeds.to_string()])),
             part("a_seed_is_a_whole_world", a_seed_is_a_whole_world),
+            part("clocks_beyond_the_bound_of_leases_are_noticed", clocks_beyond_the_bound),
+            part("own_machine", || own_machine(None)),
+            part("own_machine_with_a_bug", || own_machine(Some("1"))),
         ];
         for plan in regressions() {
             let name = plan.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -131,6 +136,38 @@ mod imp {
             Ok(status) if status.success() => Ok(()),
             Ok(status) => Err(format!("raftkv-sim run {}: {status}", arguments.join(" "))),
             Err(error) => Err(format!("{PROGRAM}: {error}")),
+        }
+    }
+
+    /// The safety of leases hangs on the drift that the cluster was told. If clocks run apart further, somebody must
+    /// read something stale, and the checker must see it.
+    fn clocks_beyond_the_bound() -> Result<(), String> {
+        let arguments =
+            ["run", "--seeds", "0..60", "--store", "memory", "--leases", "beyond", "--failures-max", "1", "--json"];
+        let lines = output(&arguments)?;
+        let failed = lines.lines().find(|line| line.contains("\"passed\":false"));
+        match failed {
+            Some(line) if line.contains("\"rule\":\"linearizability\"") => Ok(()),
+            Some(line) => Err(format!("something else is wrong: {line}")),
+            None => Err("60 worlds with clocks that are not to be relied on, and no stale read".to_owned()),
+        }
+    }
+
+    /// Worlds of the counter of the example.
+    fn own_machine(bug: Option<&str>) -> Result<(), String> {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut command = Command::new(cargo);
+        command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+        command.args(["run", "--quiet", "--config", ".cargo/madsim.toml", "--profile", "sim"]);
+        command.args(["-p", "raftkv-sim", "--example", "own_machine", "--", "run", "--seeds", "0..30"]);
+        if let Some(bug) = bug {
+            command.env("COUNTER_BUG", bug).args(["--failures-max", "1"]);
+        }
+        let status = command.status().map_err(|error| error.to_string())?;
+        match (bug, status.success()) {
+            (None, true) | (Some(_), false) => Ok(()),
+            (None, false) => Err(format!("the counter is sound, and yet: {status}")),
+            (Some(_), true) => Err("a counter that forgets to sync its file passed 30 worlds".to_owned()),
         }
     }
 

@@ -20,6 +20,7 @@ mod pieces;
 mod register;
 mod replay;
 mod search;
+pub mod sequential;
 mod shrink;
 mod spelling;
 mod states;

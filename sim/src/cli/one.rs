@@ -4,6 +4,7 @@
 //! state of the libraries below is the process's and not the world's.
 
 use std::path::PathBuf;
+#[cfg(madsim)]
 use std::process::ExitCode;
 
 use clap::Args;
@@ -30,8 +31,9 @@ pub struct Arguments {
 }
 
 /// Runs the world.
+#[cfg(madsim)]
 #[must_use]
-pub fn run(arguments: &Arguments) -> ExitCode {
+pub fn run(app: std::sync::Arc<dyn crate::app::App>, arguments: &Arguments) -> ExitCode {
     let plan = match arguments.world.plan(arguments.fixed.fixed()) {
         Ok(plan) => plan,
         Err(error) => {
@@ -45,18 +47,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         eprintln!("{error}");
         return ExitCode::from(2);
     }
-    execute(arguments, plan)
-}
-
-#[cfg(not(madsim))]
-fn execute(_: &Arguments, _: crate::plan::Plan) -> ExitCode {
-    super::without_a_world()
-}
-
-#[cfg(madsim)]
-fn execute(arguments: &Arguments, plan: crate::plan::Plan) -> ExitCode {
     let options = crate::simulation::Options { keep: arguments.keep, history: arguments.history.clone() };
-    let report = crate::simulation::run(plan, options);
+    let report = crate::simulation::run_app(app, plan, options);
     match serde_json::to_string(&report) {
         Ok(line) => println!("{line}"),
         Err(error) => panic!("a report that is no JSON: {error}"),

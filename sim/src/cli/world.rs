@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::plan::{Plan, PlanError};
-use crate::scenario::{Fixed, StoreKind};
+use crate::scenario::{Fixed, Leases, StoreKind};
 
 /// What is fixed of each world; the rest is drawn from its seed.
 #[derive(Args, Clone, Debug, Default)]
@@ -16,13 +16,16 @@ pub struct WorldArguments {
     /// How many nodes; drawn if not given.
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=9))]
     pub nodes: Option<u8>,
+    /// Whether leaders may answer reads by lease, and whether the clocks keep to what leases rely on.
+    #[arg(long, value_enum, default_value_t)]
+    pub leases: Leases,
 }
 
 impl WorldArguments {
     /// The same, for [`Plan::draw`].
     #[must_use]
     pub const fn fixed(&self) -> Fixed {
-        Fixed { nodes: self.nodes, store: self.store }
+        Fixed { nodes: self.nodes, store: self.store, leases: self.leases }
     }
 
     /// The same, for another process's command line.
@@ -34,6 +37,9 @@ impl WorldArguments {
         }
         if let Some(nodes) = self.nodes {
             line.extend(["--nodes".to_owned(), nodes.to_string()]);
+        }
+        if self.leases != Leases::default() {
+            line.extend(["--leases".to_owned(), self.leases.name().to_owned()]);
         }
         line
     }

@@ -6,10 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use kv::limits::Limits;
-use kv::server::{Node, NodeSetup, ServerLimits, ServerOptions};
-use kv::state_machine::{KvOptions, SessionLimits};
-use kv::store::StoreKind;
 use madsim::runtime::{Handle, NodeHandle};
 use raft::core::{Config, Member, NodeId};
 use raft::driver::{NodeOptions, Seams};
@@ -17,8 +13,8 @@ use raft::transport::PeerOptions;
 use raft::wal::WalOptions;
 use tokio::sync::{Notify, mpsc};
 
-use super::platter::Platter;
-use super::{Signal, Unsynced, Watch, World, host, start_seed};
+use super::{Ended, Signal, Unsynced, Watch, World, host, start_seed};
+use crate::app::{App, Platter, Start};
 use crate::blocking::SimBlocking;
 use crate::clock::SimClock;
 use crate::disk::SimDisk;
@@ -30,13 +26,27 @@ use crate::trace::{Event, Source};
 pub(super) struct Machine {
     node: u8,
     disk: SimDisk,
-    platter: Platter,
+    platter: Box<dyn Platter>,
     clock: SimClock,
     slowness: Arc<AtomicU32>,
     starts: u32,
     /// How long the node is down once its disk has lost power in the middle of its calls.
     down_ns: u64,
+    standing: Standing,
     process: Option<Process>,
+}
+
+/// What a machine is to the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing yet.
+    Spare,
+    /// Its node is, or is to be, a member.
+    InUse,
+    /// Its node was a member, and its disk was lost.
+    Wiped,
+    /// Its node was a member, and is done.
+    Retired,
 }
 
 struct Process {
@@ -47,30 +57,45 @@ struct Process {
 }
 
 /// What a process is started with.
-pub struct Boot {
-    world: World,
-    node: u8,
-    start: u32,
-    setup: NodeSetup,
-    seams: Seams,
+pub(super) struct Boot {
+    app: Arc<dyn App>,
+    number: u32,
+    start: Start,
     watch: Arc<Watch>,
     signals: mpsc::UnboundedSender<Signal>,
     asked: Arc<Notify>,
 }
 
 impl Machine {
-    pub(super) fn new(world: &World, node: u8) -> Self {
+    pub(super) fn new(app: &dyn App, world: &World, node: u8) -> Self {
         let clock = world.scenario.clocks[usize::from(node) - 1];
         Self {
             node,
             disk: SimDisk::new(start_seed(world.seed, "disk", node, 0)),
-            platter: Platter::new(world.scenario.store, &world.scratch, node),
+            platter: app.platter(world, node),
             clock: SimClock::new(world.time.clone(), clock.offset_ns, clock.drift_ppm),
             slowness: Arc::new(AtomicU32::new(1)),
             starts: 0,
             down_ns: 0,
+            standing: if node <= world.scenario.nodes { Standing::InUse } else { Standing::Spare },
             process: None,
         }
+    }
+
+    pub(super) const fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    pub(super) const fn set_standing(&mut self, standing: Standing) {
+        self.standing = standing;
+    }
+
+    /// The disk of a machine that is down is another one, and empty.
+    pub(super) fn wipe(&mut self, app: &dyn App, world: &World) {
+        assert!(self.process.is_none(), "n{} is up", self.node);
+        self.disk = SimDisk::new(start_seed(world.seed, "disk", self.node, self.starts));
+        self.platter = app.platter(world, self.node);
+        self.standing = Standing::Wiped;
     }
 
     pub(super) const fn is_up(&self) -> bool {
@@ -117,23 +142,28 @@ impl Machine {
 
     pub(super) fn start(
         &mut self,
+        app: &Arc<dyn App>,
         world: &World,
         watch: &Arc<Watch>,
         signals: &mpsc::UnboundedSender<Signal>,
     ) {
         self.starts += 1;
         world.record(Source::Node(self.node), &Event::Started { start: self.starts });
-        let store = match self.platter.store(self.starts, &self.disk) {
+        let store = match self.platter.open(self.starts, &self.disk) {
             Ok(store) => store,
             Err(error) => panic!("cannot lay out the store of n{}: {error}", self.node),
         };
         let handle = Handle::current().create_node().name(format!("n{}.{}", self.node, self.starts)).build();
         let boot = Boot {
-            world: world.clone(),
-            node: self.node,
-            start: self.starts,
-            setup: self.setup(world, watch, store),
-            seams: self.seams(world, signals),
+            app: Arc::clone(app),
+            number: self.starts,
+            start: Start {
+                world: world.clone(),
+                node: self.node,
+                options: self.options(world, watch),
+                seams: self.seams(world, signals),
+                store,
+            },
             watch: Arc::clone(watch),
             signals: signals.clone(),
             asked: Arc::default(),
@@ -205,15 +235,18 @@ impl Machine {
         }
     }
 
-    fn setup(&self, world: &World, watch: &Arc<Watch>, store: StoreKind) -> NodeSetup {
+    fn options(&self, world: &World, watch: &Arc<Watch>) -> NodeOptions {
         let (node, scenario) = (self.node, &*world.scenario);
         let id = NodeId(u64::from(node));
         let dir = PathBuf::from(format!("/n{node}"));
-        let members = addresses(scenario, "peer");
-        let members = members.into_iter().map(|(id, address)| (id, Member::at(address))).collect();
         let seed = start_seed(world.seed, "node", node, self.starts);
-        let mut raft =
-            NodeOptions::new(core_config(scenario, id, seed), dir.clone(), format!("n{node}:peer"), members);
+        let mut raft = NodeOptions::new(
+            core_config(scenario, id, seed),
+            dir,
+            format!("n{node}:peer"),
+            members(scenario, node),
+        );
+        raft.join = node > scenario.nodes;
         raft.tick = Duration::from_nanos(scenario.raft.tick_ns);
         raft.wal = WalOptions { segment_bytes: scenario.storage.segment_bytes, recycled_max: 2 };
         raft.peer = peer_options(scenario);
@@ -223,21 +256,20 @@ impl Machine {
         raft.snapshot_log_bytes = 0;
         raft.retain_log_bytes = scenario.storage.retain_log_bytes;
         raft.observer = Some(watch.observer(node));
-        let kv = KvOptions {
-            dir: dir.join("store"),
-            store,
-            sessions: SessionLimits { sessions_max: 16, responses_max: 16, response_bytes_max: 1 << 10 },
-        };
-        let mut server = ServerOptions::new(id, format!("n{node}:client"), addresses(scenario, "client"));
-        server.requests = Limits { ..Limits::default() };
-        server.limits = ServerLimits { proposals_max: 64, ..ServerLimits::default() };
-        server.shutdown_timeout = Duration::from_millis(500);
-        NodeSetup { raft, kv, server }
+        raft
     }
 }
 
-fn addresses(scenario: &Scenario, port: &str) -> BTreeMap<NodeId, String> {
-    (1..=scenario.nodes).map(|id| (NodeId(u64::from(id)), format!("n{id}:{port}"))).collect()
+/// Whom a node is told of: those the cluster is formed of. A spare is told of all machines, for it may come when none of
+/// those is left.
+fn members(scenario: &Scenario, node: u8) -> BTreeMap<NodeId, Member> {
+    let last = if node <= scenario.nodes { scenario.nodes } else { scenario.machines() };
+    (1..=last).map(|id| (NodeId(u64::from(id)), member(id, 0))).collect()
+}
+
+/// A machine's node as a member.
+pub(super) fn member(node: u8, incarnation: u64) -> Member {
+    Member { incarnation, address: format!("n{node}:peer"), context: format!("n{node}:client").into() }
 }
 
 fn core_config(scenario: &Scenario, id: NodeId, seed: u64) -> Config {
@@ -250,9 +282,9 @@ fn core_config(scenario: &Scenario, id: NodeId, seed: u64) -> Config {
         inflight_messages_max: raft.inflight_messages_max as usize,
         inflight_bytes_max: raft.inflight_bytes_max,
         log_bytes_max: raft.log_bytes_max,
-        uncommitted_bytes_max: u64::MAX,
-        unapplied_bytes_max: u64::MAX,
-        hurried_election_ticks: 3,
+        uncommitted_bytes_max: raft.uncommitted_bytes_max,
+        unapplied_bytes_max: raft.unapplied_bytes_max,
+        hurried_election_ticks: raft.hurried_election_ticks,
         reads_pending_max: 64,
         seed,
     }
@@ -268,6 +300,7 @@ fn peer_options(scenario: &Scenario) -> PeerOptions {
         backoff_min: Duration::from_millis(5),
         backoff_max: Duration::from_millis(200),
         read_idle_max: Duration::from_secs(3),
+        snapshot_bytes_per_second: scenario.storage.snapshot_bytes_per_second,
         ..PeerOptions::default()
     }
 }
@@ -275,17 +308,19 @@ fn peer_options(scenario: &Scenario) -> PeerOptions {
 impl Boot {
     /// The process.
     async fn run(self) {
-        let Self { world, node, start, setup, seams, watch, signals, asked } = self;
-        let stopped = |reason, asked| {
+        let Self { app, number: start, start: parts, watch, signals, asked } = self;
+        let (world, node) = (parts.world.clone(), parts.node);
+        let stopped = |ended| {
             // Nobody listens any more when the world ends.
-            let _ = signals.send(Signal::Stopped { node, start, reason, asked });
+            let _ = signals.send(Signal::Stopped { node, start, ended });
         };
-        let running = match Node::start(setup, seams).await {
+        let running = match app.start(parts).await {
             Ok(running) => running,
-            Err(error) => return stopped(format!("did not start: {error}"), false),
+            Err(error) => return stopped(Ended::DidNotStart(error)),
         };
-        watch.ready(node, running.reader().clone());
-        let applied = running.reader().applied().index.0;
+        let view = running.view();
+        let applied = view.applied().index.0;
+        watch.ready(node, view);
         world.record(Source::Node(node), &Event::Ready { applied });
         let by_itself = tokio::select! {
             biased;
@@ -293,8 +328,8 @@ impl Boot {
             () = asked.notified() => None,
         };
         match by_itself {
-            Some(reason) => stopped(reason.to_string(), false),
-            None => stopped(running.shutdown().await.to_string(), true),
+            Some(reason) => stopped(Ended::ByItself(reason)),
+            None => stopped(Ended::WasAsked(running.shut_down().await)),
         }
     }
 }

@@ -7,20 +7,20 @@
 
 mod machine;
 mod observer;
-mod platter;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kv::state_machine::KvReader;
-use raft::core::{NodeId, RoleName, Term};
+use raft::core::{Member, NodeId, RoleName, Term};
+use raft::driver::StopReason;
 use tokio::sync::mpsc;
 
-pub use machine::Boot;
-use machine::Machine;
+use machine::{Machine, Standing};
 pub use observer::{Trigger, Watch};
 
+use crate::app::{App, View};
 use crate::clock::SimClock;
 use crate::invariants::Invariants;
 use crate::network::Network;
@@ -37,7 +37,7 @@ pub struct World {
     pub time: VirtualTime,
     /// The trace.
     pub trace: Trace,
-    /// The network. Hosts `0..nodes` are the nodes, the rest the clients.
+    /// The network. The first hosts are the machines, spare ones included, the rest the clients.
     pub network: Network,
     /// The rules that must hold all the time.
     pub invariants: Invariants,
@@ -62,8 +62,18 @@ pub(crate) enum Signal {
     PowerLost { node: u8, start: u32 },
     /// Something happened in its core that a crash waited for.
     Triggered { node: u8, start: u32, trigger: Trigger, candidate: Option<u8> },
-    /// The process ended by itself, or because it was asked to.
-    Stopped { node: u8, start: u32, reason: String, asked: bool },
+    /// The process ended.
+    Stopped { node: u8, start: u32, ended: Ended },
+}
+
+/// How a process ended that was not killed.
+pub(crate) enum Ended {
+    /// It refused to run.
+    DidNotStart(String),
+    /// It stopped, and nobody had asked it to.
+    ByItself(Arc<StopReason>),
+    /// It was asked to stop.
+    WasAsked(Arc<StopReason>),
 }
 
 /// The machines. Clones are the same cluster.
@@ -73,13 +83,16 @@ pub struct Cluster {
 }
 
 struct Shared {
+    app: Arc<dyn App>,
     world: World,
     machines: Vec<Mutex<Machine>>,
     random: Mutex<Random>,
     watch: Arc<Watch>,
     signals: mpsc::UnboundedSender<Signal>,
     crashes: AtomicU32,
-    healed: AtomicBool,
+    wiped: AtomicU32,
+    /// Once everything is healed: the nodes that are.
+    core: Mutex<Option<BTreeSet<u8>>>,
 }
 
 /// Whether a crash loses what was written and not synced.
@@ -94,20 +107,22 @@ pub enum Unsynced {
 impl Cluster {
     /// Machines for the nodes of the scenario, none of them started.
     #[must_use]
-    pub fn new(world: World) -> Self {
+    pub fn new(app: Arc<dyn App>, world: World) -> Self {
         let (signals, mut received) = mpsc::unbounded_channel();
-        let count = world.scenario.nodes;
-        let machines = (1..=count).map(|id| Mutex::new(Machine::new(&world, id))).collect();
+        let count = world.scenario.machines();
+        let machines = (1..=count).map(|id| Mutex::new(Machine::new(&*app, &world, id))).collect();
         let random = Mutex::new(Random::stream(world.seed, "crashes"));
         let watch = Arc::new(Watch::new(world.clone(), count, signals.clone()));
         let shared = Shared {
+            app,
             world,
             machines,
             random,
             watch,
             signals,
             crashes: AtomicU32::new(0),
-            healed: AtomicBool::new(false),
+            wiped: AtomicU32::new(0),
+            core: Mutex::default(),
         };
         let cluster = Self { shared: Arc::new(shared) };
         let listening = cluster.clone();
@@ -125,9 +140,62 @@ impl Cluster {
         &self.shared.world
     }
 
-    /// The ids of all nodes.
-    pub fn nodes(&self) -> impl Iterator<Item = u8> + use<> {
-        1..=self.shared.world.scenario.nodes
+    /// The numbers of all machines, spare ones included.
+    #[must_use]
+    pub fn machines(&self) -> std::ops::RangeInclusive<u8> {
+        1..=self.shared.world.scenario.machines()
+    }
+
+    /// The nodes that are or are to be members, and have their disks.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<u8> {
+        self.standing_as(Standing::InUse)
+    }
+
+    /// The nodes that have lost their disks and are not let back in.
+    #[must_use]
+    pub fn wiped_nodes(&self) -> Vec<u8> {
+        self.standing_as(Standing::Wiped)
+    }
+
+    fn standing_as(&self, standing: Standing) -> Vec<u8> {
+        self.machines().filter(|node| self.machine(*node).standing() == standing).collect()
+    }
+
+    /// Starts the next spare machine, if one is left; its node waits to be added.
+    #[must_use]
+    pub fn enlist(&self) -> Option<u8> {
+        let spare = self.standing_as(Standing::Spare).first().copied()?;
+        self.machine(spare).set_standing(Standing::InUse);
+        self.start(spare);
+        Some(spare)
+    }
+
+    /// A node as a member: where it is reached, and which disk it is.
+    #[must_use]
+    pub fn member(&self, node: u8, incarnation: u64) -> Member {
+        machine::member(node, incarnation)
+    }
+
+    /// Whether a process of this node ever was up.
+    #[must_use]
+    pub fn was_ready(&self, node: u8) -> bool {
+        self.shared.watch.was_ready(node)
+    }
+
+    /// How often a machine lost its disk.
+    #[must_use]
+    pub fn wipes(&self) -> u32 {
+        self.shared.wiped.load(Ordering::Relaxed)
+    }
+
+    /// A machine loses its disk and starts again, as who it was.
+    pub fn wipe(&self, node: u8) {
+        self.crash(node, false, Unsynced::Lost);
+        self.shared.wiped.fetch_add(1, Ordering::Relaxed);
+        self.shared.world.invariants.wiped(NodeId(u64::from(node)));
+        self.machine(node).wipe(&*self.shared.app, &self.shared.world);
+        self.boot(node);
     }
 
     fn machine(&self, node: u8) -> MutexGuard<'_, Machine> {
@@ -138,8 +206,14 @@ impl Cluster {
         self.shared.random.lock().unwrap_or_else(PoisonError::into_inner).next_u64()
     }
 
-    /// Starts a node that is down. Nothing happens if it is up.
+    /// Starts a node that is down. Nothing happens if it is up, or has no business to be.
     pub fn start(&self, node: u8) {
+        if self.machine(node).standing() == Standing::InUse {
+            self.boot(node);
+        }
+    }
+
+    fn boot(&self, node: u8) {
         let world = &self.shared.world;
         let mut machine = self.machine(node);
         if machine.is_up() {
@@ -148,7 +222,7 @@ impl Cluster {
         world.network.boot(host(node));
         world.invariants.started(NodeId(u64::from(node)));
         self.shared.watch.started(node);
-        machine.start(world, &self.shared.watch, &self.shared.signals);
+        machine.start(&self.shared.app, world, &self.shared.watch, &self.shared.signals);
     }
 
     /// Takes a node's process down at once. Nothing happens if it is down.
@@ -220,13 +294,13 @@ impl Cluster {
             let (term, role) = self.shared.watch.role(node);
             (role == RoleName::Leader && self.is_up(node)).then_some((term, node))
         };
-        self.nodes().filter_map(of).max().map(|(_, node)| node)
+        self.nodes().into_iter().filter_map(of).max().map(|(_, node)| node)
     }
 
-    /// Reads a node's state, past its port. `None` while it does not run.
+    /// A node past its ports. `None` while it does not run.
     #[must_use]
-    pub fn reader(&self, node: u8) -> Option<KvReader> {
-        self.shared.watch.reader(node)
+    pub fn view(&self, node: u8) -> Option<Arc<dyn View>> {
+        self.shared.watch.view(node)
     }
 
     /// The term and role of a node.
@@ -241,19 +315,26 @@ impl Cluster {
         self.shared.crashes.load(Ordering::Relaxed)
     }
 
-    /// Makes everything as it should be: all machines up, none slow, all clocks true.
-    pub fn heal(&self) {
-        self.shared.healed.store(true, Ordering::Relaxed);
-        for node in self.nodes() {
+    /// Makes the nodes of the core as they should be: up, none slow, with true clocks. The others stay as they are.
+    pub fn heal(&self, core: &BTreeSet<u8>) {
+        *self.shared.core.lock().unwrap_or_else(PoisonError::into_inner) = Some(core.clone());
+        for node in self.machines() {
+            self.machine(node).crash_never();
+            self.shared.watch.disarm(node);
+        }
+        for &node in core {
             self.resume(node);
             self.slow_disk(node, 1);
             let clock = self.clock(node);
             clock.thaw();
             clock.set_drift(0);
-            self.machine(node).crash_never();
-            self.shared.watch.disarm(node);
             self.start(node);
         }
+    }
+
+    fn is_healed(&self, node: u8) -> bool {
+        let core = self.shared.core.lock().unwrap_or_else(PoisonError::into_inner);
+        core.as_ref().is_some_and(|core| core.contains(&node))
     }
 
     fn on_signal(&self, signal: Signal) {
@@ -269,7 +350,7 @@ impl Cluster {
                 let cluster = self.clone();
                 tokio::spawn(async move { cluster.triggered(node, start, trigger, candidate).await });
             }
-            Signal::Stopped { node, start, reason, asked } => self.on_stopped(node, start, &reason, asked),
+            Signal::Stopped { node, start, ended } => self.on_stopped(node, start, &ended),
         }
     }
 
@@ -293,7 +374,7 @@ impl Cluster {
         let Some(candidate) = candidate.filter(|_| trigger.isolate_ns > 0) else { return };
         let hear =
             |id: &u8| *id != node && (*id == candidate || world.network.hears(host(candidate), host(*id)));
-        let heard: Vec<u8> = self.nodes().filter(hear).collect();
+        let heard: Vec<u8> = self.machines().filter(hear).collect();
         // Not so soon that the vote does not get there, and before the node is back.
         world.time.sleep(trigger.down_ns * 9 / 10).await;
         let each = |change: &dyn Fn(usize, usize)| {
@@ -307,21 +388,37 @@ impl Cluster {
         each(&|from, to| world.network.heal(from, to));
     }
 
-    /// A process that ends unasked has lost its disk, or there is something wrong.
-    fn on_stopped(&self, node: u8, start: u32, reason: &str, asked: bool) {
+    /// A process that ends unasked has lost its disk, or was removed, or there is something wrong.
+    fn on_stopped(&self, node: u8, start: u32, ended: &Ended) {
         let machine = self.machine(node);
         if !machine.is_start(start) {
             return;
         }
-        let off = machine.is_off();
+        let (off, standing) = (machine.is_off(), machine.standing());
         drop(machine);
-        let event = Event::Stopped { kind: StopKind::ByItself, reason };
+        let reason = match ended {
+            Ended::DidNotStart(why) => format!("did not start: {why}"),
+            Ended::ByItself(reason) | Ended::WasAsked(reason) => reason.to_string(),
+        };
+        let event = Event::Stopped { kind: StopKind::ByItself, reason: &reason };
         self.shared.world.record(Source::Node(node), &event);
         if off {
-            self.on_signal(Signal::PowerLost { node, start });
-        } else if asked {
+            return self.on_signal(Signal::PowerLost { node, start });
+        }
+        let was_removed = match ended {
+            Ended::WasAsked(_) => false,
+            Ended::ByItself(reason) => matches!(**reason, StopReason::Removed),
+            Ended::DidNotStart(_) => true,
+        };
+        if was_removed && standing == Standing::Wiped {
+            // As it should.
+            self.crash(node, false, Unsynced::Kept);
+        } else if was_removed && self.shared.world.invariants.was_removed(NodeId(u64::from(node))) {
+            self.machine(node).set_standing(Standing::Retired);
+            self.crash(node, false, Unsynced::Kept);
+        } else if let Ended::WasAsked(_) = ended {
             self.crash(node, false, Unsynced::Lost);
-            if self.shared.healed.load(Ordering::Relaxed) {
+            if self.is_healed(node) {
                 // It was asked before, and nobody else starts it now.
                 self.start(node);
             }

@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kv::state_machine::KvReader;
 use raft::core::{Event as CoreEvent, LogId, NodeId, RoleName, Term};
 use raft::driver::Observer;
 use tokio::sync::mpsc;
 
 use super::{Signal, World};
+use crate::app::View;
 use crate::plan::Moment;
 use crate::trace::{Event, Source};
 
@@ -36,7 +36,9 @@ pub struct Watch {
 struct Seen {
     term: Term,
     role: RoleName,
-    reader: Option<KvReader>,
+    view: Option<Arc<dyn View>>,
+    /// Whether some process of it ever was up, on the disk that it has.
+    was_ready: bool,
     /// Counts the starts, so that the last words of a dead process are not taken for those of the living one.
     start: u32,
 }
@@ -95,18 +97,23 @@ impl Watch {
     /// A process begins.
     pub(super) fn started(&self, node: u8) {
         let mut seen = self.lock(node);
-        *seen = Seen { start: seen.start + 1, ..Seen::default() };
+        *seen = Seen { start: seen.start + 1, was_ready: seen.was_ready, ..Seen::default() };
     }
 
     /// A process has ended.
     pub(super) fn stopped(&self, node: u8) {
         let mut seen = self.lock(node);
-        *seen = Seen { start: seen.start, ..Seen::default() };
+        *seen = Seen { start: seen.start, was_ready: seen.was_ready, ..Seen::default() };
     }
 
     /// A process is up, and this is its state.
-    pub(super) fn ready(&self, node: u8, reader: KvReader) {
-        self.lock(node).reader = Some(reader);
+    pub(super) fn ready(&self, node: u8, view: Arc<dyn View>) {
+        let membership = view.raft().membership();
+        let mut seen = self.lock(node);
+        (seen.view, seen.was_ready) = (Some(view), true);
+        drop(seen);
+        let id = NodeId(u64::from(node));
+        self.world.invariants.booted(id, membership.index, &membership.configuration);
     }
 
     pub(super) fn role(&self, node: u8) -> (Term, RoleName) {
@@ -114,8 +121,12 @@ impl Watch {
         (seen.term, seen.role)
     }
 
-    pub(super) fn reader(&self, node: u8) -> Option<KvReader> {
-        self.lock(node).reader.clone()
+    pub(super) fn was_ready(&self, node: u8) -> bool {
+        self.lock(node).was_ready
+    }
+
+    pub(super) fn view(&self, node: u8) -> Option<Arc<dyn View>> {
+        self.lock(node).view.clone()
     }
 
     /// The observer for the process of `node` that has just begun.
@@ -152,7 +163,7 @@ impl Observer for NodeObserver {
         if seen.start != self.start {
             return;
         }
-        let state = seen.reader.as_ref().map(KvReader::state_hash);
+        let state = seen.view.as_ref().map(|view| view.state_hash());
         drop(seen);
         world.record(Source::Node(self.node), &Event::Applied { last });
         world.invariants.applied(NodeId(u64::from(self.node)), last, state);

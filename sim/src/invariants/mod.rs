@@ -9,11 +9,14 @@ mod election_safety;
 mod exactly_once;
 mod leader_completeness;
 mod log_agreement;
+mod membership_safety;
 mod state_hash;
+mod wiped_disk;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use raft::core::{Event, Index, LogId, NodeId, RoleName};
+use raft::core::{Configuration, Event, Index, LogId, NodeId, RoleName};
 
 pub use exactly_once::ExactlyOnce;
 
@@ -31,7 +34,9 @@ struct Rules {
     commit_monotone: commit_monotone::CommitMonotone,
     leader_completeness: leader_completeness::LeaderCompleteness,
     log_agreement: log_agreement::LogAgreement,
+    membership_safety: membership_safety::MembershipSafety,
     state_hash: state_hash::StateHash,
+    wiped_disk: wiped_disk::WipedDisk,
     broken: Option<Failure>,
     elections: u64,
     committed: Index,
@@ -53,7 +58,47 @@ impl Invariants {
 
     /// A process of `node` begins: what it knew only in memory is forgotten.
     pub fn started(&self, node: NodeId) {
-        self.lock().commit_monotone.started(node);
+        let mut rules = self.lock();
+        rules.commit_monotone.started(node);
+        rules.membership_safety.started(node);
+    }
+
+    /// The cluster is formed of these voters.
+    pub fn formed(&self, voters: BTreeSet<NodeId>) {
+        self.lock().membership_safety.formed(voters);
+    }
+
+    /// The consensus of `node` runs, and this is the newest configuration in its log.
+    pub fn booted(&self, node: NodeId, index: Index, configuration: &Configuration) {
+        let mut rules = self.lock();
+        rules.membership_safety.booted(node, index, configuration);
+        let result = rules.wiped_disk.runs(node);
+        rules.note(result);
+    }
+
+    /// `node` has lost its disk.
+    pub fn wiped(&self, node: NodeId) {
+        self.lock().wiped_disk.wiped(node);
+    }
+
+    /// Whether a committed configuration says that `node` was removed.
+    #[must_use]
+    pub fn was_removed(&self, node: NodeId) -> bool {
+        let configuration = self.committed_configuration();
+        configuration.is_some_and(|configuration| configuration.removed.contains(&node))
+    }
+
+    /// The newest configuration that is known to be committed, if there ever was one in the log.
+    #[must_use]
+    pub fn committed_configuration(&self) -> Option<Configuration> {
+        self.lock().membership_safety.newest_committed().cloned()
+    }
+
+    /// The newest committed configuration, and all that some node has behind it: whoever decides anything decides it
+    /// by one of these.
+    #[must_use]
+    pub fn configurations_in_play(&self) -> Vec<Configuration> {
+        self.lock().membership_safety.in_play()
     }
 
     /// Something happened in the core of `node`.
@@ -64,7 +109,18 @@ impl Invariants {
             Event::RoleChanged { role: RoleName::Leader, term } => {
                 rules.elections += 1;
                 rules.leader_completeness.elected(node, *term);
-                let result = rules.election_safety.elected(node, *term);
+                let results = [
+                    rules.election_safety.elected(node, *term),
+                    rules.membership_safety.role_changed(node, RoleName::Leader, *term),
+                ];
+                results.into_iter().for_each(|result| rules.note(result));
+            }
+            Event::RoleChanged { role, term } => {
+                let result = rules.membership_safety.role_changed(node, *role, *term);
+                rules.note(result);
+            }
+            Event::ConfigurationChanged { index, configuration } => {
+                let result = rules.membership_safety.changed(node, *index, configuration);
                 rules.note(result);
             }
             Event::Committed { last } => {
@@ -74,6 +130,7 @@ impl Invariants {
                     // Before agreement, which breaks with it: this one says why.
                     rules.leader_completeness.committed(node, *last),
                     rules.log_agreement.committed(node, *last),
+                    rules.membership_safety.committed(node, *last),
                 ];
                 results.into_iter().for_each(|result| rules.note(result));
             }
@@ -83,6 +140,7 @@ impl Invariants {
                 let results = [
                     rules.commit_monotone.committed(node, meta.last),
                     rules.log_agreement.committed(node, meta.last),
+                    rules.membership_safety.snapshot(node, meta),
                 ];
                 results.into_iter().for_each(|result| rules.note(result));
             }
@@ -156,6 +214,30 @@ mod tests {
         invariants.applied(A, LogId::new(1, 1), Some((Index(1), 7)));
         assert_eq!(invariants.broken(), None);
         assert_eq!(invariants.figures(), (2, 3, 0));
+    }
+
+    #[test]
+    fn a_node_that_runs_on_an_empty_disk_under_its_old_id_is_noticed() {
+        let invariants = Invariants::default();
+        let configuration = Configuration::of_voters([A, B]);
+        invariants.booted(A, Index(0), &configuration);
+        invariants.wiped(A);
+        invariants.booted(B, Index(0), &configuration);
+        assert_eq!(invariants.broken(), None);
+        invariants.booted(A, Index(0), &configuration);
+        assert_eq!(rule(&invariants), "an empty disk is a new identity");
+    }
+
+    #[test]
+    fn the_rules_of_membership_are_told_what_happens() {
+        let invariants = Invariants::default();
+        invariants.formed([A, B].into());
+        invariants.booted(A, Index(0), &Configuration::of_voters([A, B]));
+        elected(&invariants, A, 1);
+        committed(&invariants, A, 1, 1);
+        let configuration = Configuration::of_voters([A]);
+        invariants.event(A, &Event::ConfigurationChanged { index: Index(2), configuration });
+        assert_eq!(rule(&invariants), "membership safety");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::plan::{Cut, Fault, Moment, ScheduledFault, Target};
+use crate::plan::{Cut, Fault, Moment, ScheduledFault, Step, Target, Voter};
 use crate::random::Random;
 use crate::scenario::{FaultKind, Scenario};
 
@@ -12,7 +12,16 @@ const MILLISECOND: u64 = 1_000_000;
 #[must_use]
 pub fn faults(seed: u64, scenario: &Scenario) -> Vec<ScheduledFault> {
     let kinds: Vec<FaultKind> = scenario.faults.iter().copied().collect();
-    let mut draw = Draw { random: Random::stream(seed, "faults"), nodes: scenario.nodes, drawn: Vec::new() };
+    let mut draw = Draw {
+        random: Random::stream(seed, "faults"),
+        first: scenario.nodes,
+        machines: scenario.machines(),
+        drift_ppm_max: scenario.drift_ppm_max(),
+        drawn: Vec::new(),
+    };
+    if scenario.lease.is_some() && !draw.random.chance(100) {
+        draw.add(0, Fault::Lease { on: true });
+    }
     if kinds.is_empty() {
         return draw.drawn;
     }
@@ -33,7 +42,12 @@ pub fn faults(seed: u64, scenario: &Scenario) -> Vec<ScheduledFault> {
 
 struct Draw {
     random: Random,
-    nodes: u8,
+    /// How many nodes the cluster is formed of: most faults befall one of these.
+    first: u8,
+    /// How many machines there are: a fault may befall one that is no member yet, or no more.
+    machines: u8,
+    /// The rate that clocks must keep to, if leases rely on it.
+    drift_ppm_max: Option<u32>,
     drawn: Vec<ScheduledFault>,
 }
 
@@ -43,7 +57,13 @@ impl Draw {
     }
 
     fn node(&mut self) -> u8 {
-        self.random.between(1, u64::from(self.nodes)) as u8
+        let last = self.last();
+        self.random.between(1, u64::from(last)) as u8
+    }
+
+    /// The last of those that a fault may befall.
+    fn last(&mut self) -> u8 {
+        if self.random.chance(600) { self.first } else { self.machines }
     }
 
     fn target(&mut self) -> Target {
@@ -64,18 +84,18 @@ impl Draw {
     /// A group that is neither empty nor everybody.
     fn group(&mut self) -> BTreeSet<u8> {
         let mut order = self.order();
-        order.truncate(self.random.between(1, u64::from(self.nodes) - 1) as usize);
+        order.truncate(self.random.between(1, order.len() as u64 - 1) as usize);
         order.into_iter().collect()
     }
 
     fn order(&mut self) -> Vec<u8> {
-        let mut order: Vec<u8> = (1..=self.nodes).collect();
+        let mut order: Vec<u8> = (1..=self.last()).collect();
         self.random.shuffle(&mut order);
         order
     }
 
     fn rest(&self, group: &BTreeSet<u8>) -> BTreeSet<u8> {
-        (1..=self.nodes).filter(|id| !group.contains(id)).collect()
+        (1..=self.machines).filter(|id| !group.contains(id)).collect()
     }
 
     fn kind(&mut self, at_ns: u64, kind: FaultKind) {
@@ -100,6 +120,13 @@ impl Draw {
             | FaultKind::Flap
             | FaultKind::CutClients => self.cut(at_ns, kind),
             FaultKind::Reset | FaultKind::SlowLinks | FaultKind::Loss => self.link(at_ns, kind),
+            FaultKind::Grow
+            | FaultKind::Shrink
+            | FaultKind::Reshape
+            | FaultKind::Replace
+            | FaultKind::Transfer
+            | FaultKind::Wipe
+            | FaultKind::SwitchLease => self.membership(at_ns, kind),
         }
     }
 
@@ -183,20 +210,33 @@ impl Draw {
 
     /// How many nodes are with the leader on the smaller side.
     fn beside_leader(&mut self) -> u8 {
-        self.random.below(u64::from(self.nodes).div_ceil(2)) as u8
+        self.random.below(u64::from(self.first).div_ceil(2)) as u8
     }
 
     /// The leader does not notice that time passes, nor hear that another is elected. What clients ask of it, it must
     /// not answer out of its own head (§6.4).
     fn deposed_leader(&mut self, at_ns: u64) {
         let for_ns = self.random.between(300, 2_000) * MILLISECOND;
-        self.add(at_ns, Fault::ClockFreeze { node: Target::Leader, for_ns });
+        let node = Target::Leader;
+        self.add(
+            at_ns,
+            match self.drift_ppm_max {
+                None => Fault::ClockFreeze { node, for_ns },
+                // The slowest that is allowed: then its lease ends when the fastest promise does, at the latest.
+                Some(_) => Fault::ClockDrift { node, ppm: 0 },
+            },
+        );
         let cut = Cut::LeaderSide { with: self.beside_leader() };
         self.add(at_ns + 1, Fault::Cut { cut, for_ns });
     }
 
     fn clock(&mut self, at_ns: u64, kind: FaultKind) {
         let node = self.target();
+        if let Some(most) = self.drift_ppm_max {
+            // Leases rely on the clocks' rates: all that may change is which of them is fast.
+            let ppm = *self.random.pick(&[0, i64::from(most), i64::from(most) / 3]);
+            return self.add(at_ns, Fault::ClockDrift { node, ppm });
+        }
         let fault = match kind {
             FaultKind::ClockStep => {
                 let most = *self.random.pick(&[50, 1_000, 60_000]) * MILLISECOND;
@@ -233,7 +273,7 @@ impl Draw {
                 let (left, right) = order[1..].split_at((order.len() - 1) / 2);
                 Cut::Between { left: left.iter().copied().collect(), right: right.iter().copied().collect() }
             }
-            FaultKind::Ring if self.nodes > 3 => Cut::Ring(self.order()),
+            FaultKind::Ring if self.first > 3 => Cut::Ring(self.order()),
             // A ring of three is whole. Its like is a chain: one link is cut.
             FaultKind::Ring => {
                 let order = self.order();
@@ -251,6 +291,63 @@ impl Draw {
             _ => Cut::Clients(self.node()),
         };
         self.add(at_ns, Fault::Cut { cut, for_ns });
+    }
+
+    fn membership(&mut self, at_ns: u64, kind: FaultKind) {
+        let fault = match kind {
+            FaultKind::Grow => {
+                let joining = Step::AddLearner { joining: true };
+                let step = *self.random.pick(&[
+                    joining,
+                    joining,
+                    Step::AddLearner { joining: false },
+                    Step::AddVoter,
+                    Step::Promote(0),
+                ]);
+                Fault::Change { steps: vec![step] }
+            }
+            FaultKind::Shrink => {
+                let n = self.random.below(8) as u8;
+                let voter = self.voter();
+                let step =
+                    *self.random.pick(&[Step::Remove(voter), Step::Demote(voter), Step::RemoveLearner(n)]);
+                Fault::Change { steps: vec![step] }
+            }
+            FaultKind::Reshape => {
+                let count = self.random.between(2, 4);
+                Fault::Change { steps: (0..count).map(|_| self.step()).collect() }
+            }
+            FaultKind::Replace => Fault::Replace { old: self.voter() },
+            FaultKind::Transfer => {
+                let to = if self.random.chance(500) { Some(self.node()) } else { None };
+                Fault::Transfer { to }
+            }
+            FaultKind::Wipe => Fault::Wipe { node: self.target() },
+            _ => {
+                // Off for a while.
+                let later_ns = self.random.between(50, 1_000) * MILLISECOND;
+                self.add(at_ns + later_ns, Fault::Lease { on: true });
+                Fault::Lease { on: false }
+            }
+        };
+        self.add(at_ns, fault);
+    }
+
+    fn voter(&mut self) -> Voter {
+        if self.random.chance(400) { Voter::Leader } else { Voter::Nth(self.random.below(8) as u8) }
+    }
+
+    fn step(&mut self) -> Step {
+        let n = self.random.below(8) as u8;
+        match self.random.below(8) {
+            0 => Step::AddLearner { joining: true },
+            1 => Step::AddLearner { joining: false },
+            2 => Step::AddVoter,
+            3 | 4 => Step::Promote(n),
+            5 => Step::Demote(self.voter()),
+            6 => Step::Remove(self.voter()),
+            _ => Step::RemoveLearner(n),
+        }
     }
 
     fn link(&mut self, at_ns: u64, kind: FaultKind) {
@@ -280,12 +377,12 @@ mod tests {
             let scenario = Scenario::draw(seed, Fixed::default());
             let faults = faults(seed, &scenario);
             assert!(faults.is_sorted_by_key(|fault| fault.at_ns));
-            assert_eq!(faults.is_empty(), scenario.faults.is_empty());
+            assert!(faults.is_empty() || !scenario.faults.is_empty() || scenario.lease.is_some());
             for scheduled in &faults {
                 let named = scheduled.fault.nodes();
-                assert!(named.iter().all(|id| (1..=scenario.nodes).contains(id)), "{scheduled:?}");
+                assert!(named.iter().all(|id| (1..=scenario.machines()).contains(id)), "{scheduled:?}");
                 assert!(!matches!(&scheduled.fault, Fault::Cut { cut: Cut::Apart(all), .. }
-                    if all.len() == usize::from(scenario.nodes)));
+                    if all.len() == usize::from(scenario.machines())));
             }
         }
     }

@@ -1,6 +1,8 @@
-//! The nemesis: what goes wrong. `draw` makes up a plan's faults, `run` carries them out.
+//! The nemesis: what goes wrong. `draw` makes up a plan's faults, `run` and `membership` carry them out.
 
 pub mod draw;
+#[cfg(madsim)]
+mod membership;
 #[cfg(madsim)]
 mod run;
 

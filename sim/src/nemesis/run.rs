@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use super::membership::Requests;
 use crate::cluster::{Cluster, Trigger, Unsynced, host};
 use crate::plan::{Cut, Fault, ScheduledFault, Target};
 use crate::trace::{Event, Source};
@@ -11,7 +12,8 @@ use crate::trace::{Event, Source};
 /// Carries out faults.
 #[derive(Clone)]
 pub struct Nemesis {
-    cluster: Cluster,
+    pub(super) cluster: Cluster,
+    pub(super) requests: Arc<Requests>,
     over: Arc<AtomicBool>,
     done: Arc<AtomicU32>,
 }
@@ -32,13 +34,31 @@ impl Nemesis {
     /// A nemesis of this cluster.
     #[must_use]
     pub fn new(cluster: Cluster) -> Self {
-        Self { cluster, over: Arc::default(), done: Arc::default() }
+        Self { cluster, requests: Arc::default(), over: Arc::default(), done: Arc::default() }
     }
 
     /// How many faults were carried out.
     #[must_use]
     pub fn done(&self) -> u32 {
         self.done.load(Ordering::Relaxed)
+    }
+
+    /// How many changes of membership and hand-overs were made.
+    #[must_use]
+    pub fn requests_done(&self) -> (u32, u32) {
+        let counts = self.requests.counts();
+        (counts.changes, counts.transfers)
+    }
+
+    /// Whether some request may still change the membership.
+    #[must_use]
+    pub fn leaves_requests_open(&self) -> bool {
+        let counts = self.requests.counts();
+        counts.open + counts.unknown > 0
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 
     /// Begins no fault any more, and ends none by itself: who calls this heals everything.
@@ -54,7 +74,7 @@ impl Nemesis {
             let time = nemesis.cluster.world().time.clone();
             for (number, scheduled) in faults.into_iter().enumerate() {
                 time.sleep_until(begin_ns + scheduled.at_ns).await;
-                if nemesis.over.load(Ordering::Relaxed) {
+                if nemesis.is_over() {
                     return;
                 }
                 nemesis.begin(number as u32, scheduled.fault);
@@ -71,13 +91,23 @@ impl Nemesis {
             self.record("skipped", number, &fault);
             return;
         };
+        if matches!(fault, Fault::Wipe { .. }) && !self.wipe(node) {
+            self.record("skipped", number, &fault);
+            return;
+        }
         self.record("begin", number, &fault);
         self.done.fetch_add(1, Ordering::Relaxed);
+        if matches!(
+            fault,
+            Fault::Change { .. } | Fault::Replace { .. } | Fault::Transfer { .. } | Fault::Lease { .. }
+        ) {
+            return self.administer(number, fault);
+        }
         let Some(undo) = self.carry_out(node, &fault) else { return };
         let nemesis = self.clone();
         tokio::spawn(async move {
             nemesis.cluster.world().time.sleep(undo.after_ns).await;
-            if !nemesis.over.load(Ordering::Relaxed) {
+            if !nemesis.is_over() {
                 nemesis.record("end", number, &fault);
                 (undo.action)(&nemesis.cluster);
             }
@@ -98,9 +128,15 @@ impl Nemesis {
             | Fault::SlowDisk { node, .. }
             | Fault::ClockStep { node, .. }
             | Fault::ClockDrift { node, .. }
-            | Fault::ClockFreeze { node, .. } => *node,
+            | Fault::ClockFreeze { node, .. }
+            | Fault::Wipe { node } => *node,
             Fault::Cut { cut: Cut::LeaderSide { .. }, .. } => Target::Leader,
-            Fault::Cut { .. } | Fault::PowerCut { .. } => Target::Node(1),
+            Fault::Cut { .. }
+            | Fault::PowerCut { .. }
+            | Fault::Change { .. }
+            | Fault::Replace { .. }
+            | Fault::Transfer { .. }
+            | Fault::Lease { .. } => Target::Node(1),
         };
         match target {
             Target::Node(node) => Some(node),
@@ -123,6 +159,11 @@ impl Nemesis {
             Fault::ClockStep { .. } | Fault::ClockDrift { .. } | Fault::ClockFreeze { .. } => {
                 self.clock(node, fault)
             }
+            Fault::Change { .. }
+            | Fault::Replace { .. }
+            | Fault::Transfer { .. }
+            | Fault::Lease { .. }
+            | Fault::Wipe { .. } => None,
         }
     }
 
@@ -156,11 +197,11 @@ impl Nemesis {
                 })
             }
             Fault::PowerCut { down_ns } => {
-                cluster.nodes().for_each(|id| cluster.crash(id, true, Unsynced::Lost));
-                for id in cluster.nodes().skip(1) {
+                for id in cluster.machines() {
+                    cluster.crash(id, true, Unsynced::Lost);
                     self.start_later(id, down_ns * u64::from(id));
                 }
-                Undo::after(down_ns, |cluster| cluster.start(1))
+                None
             }
             Fault::Pause { for_ns, .. } => {
                 let paused = cluster.pause(node);
@@ -182,7 +223,7 @@ impl Nemesis {
         let nemesis = self.clone();
         tokio::spawn(async move {
             nemesis.cluster.world().time.sleep(after_ns).await;
-            if !nemesis.over.load(Ordering::Relaxed) {
+            if !nemesis.is_over() {
                 nemesis.cluster.start(node);
             }
         });
@@ -235,18 +276,18 @@ impl Nemesis {
     }
 
     fn clients(&self) -> impl Iterator<Item = usize> + use<> {
-        let nodes = usize::from(self.cluster.world().scenario.nodes);
+        let nodes = usize::from(self.cluster.world().scenario.machines());
         nodes..nodes + usize::from(self.cluster.world().scenario.workload.clients)
     }
 
     fn all_links_of(&self, node: u8) -> BTreeSet<(usize, usize)> {
-        let hosts = self.cluster.nodes().map(host).chain(self.clients());
+        let hosts = self.cluster.machines().map(host).chain(self.clients());
         both_ways([host(node)], hosts)
     }
 
     /// The directed links that a cut severs.
     fn links(&self, node: u8, cut: &Cut) -> BTreeSet<(usize, usize)> {
-        let nodes = || self.cluster.nodes();
+        let nodes = || self.cluster.machines();
         let hosts = |nodes: &BTreeSet<u8>| nodes.iter().map(|id| host(*id)).collect::<Vec<_>>();
         match cut {
             Cut::Apart(group) => {
@@ -254,7 +295,7 @@ impl Nemesis {
                 both_ways(hosts(group), rest)
             }
             Cut::LeaderSide { with } => {
-                let count = self.cluster.world().scenario.nodes;
+                let count = self.cluster.world().scenario.machines();
                 let distance = |id: &u8| (*id + count - node) % count;
                 let (side, rest): (Vec<u8>, Vec<u8>) = nodes().partition(|id| distance(id) <= *with);
                 both_ways(side.into_iter().map(host), rest.into_iter().map(host))

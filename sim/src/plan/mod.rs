@@ -15,7 +15,10 @@ use serde::{Deserialize, Serialize};
 use crate::scenario::{Fixed, Scenario};
 
 /// The version of the form that plans are saved in.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
+/// The oldest version that is still read. Format 1 knew no changes of membership and no leases: what it does not say
+/// stands for what there was then.
+pub const FORMAT_OLDEST: u32 = 1;
 
 /// A world.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,6 +178,65 @@ pub enum Fault {
         /// For how long.
         for_ns: u64,
     },
+    /// The leader is asked for one change of membership.
+    Change {
+        /// All that changes at once.
+        steps: Vec<Step>,
+    },
+    /// The next spare machine takes the place of a member: it is added as a learner, and once it has caught up, one
+    /// change makes it a voter and removes the other.
+    Replace {
+        /// The one that goes: this voter of those there are then, or the leader.
+        old: Voter,
+    },
+    /// The leader is asked to hand over.
+    Transfer {
+        /// To whom; whoever is best if this is not said.
+        to: Option<u8>,
+    },
+    /// A node's machine comes back with an empty disk, and the node with its old id. Skipped if that could lose what
+    /// was acknowledged.
+    Wipe {
+        /// Which.
+        node: Target,
+    },
+    /// Reads by lease are allowed, on the scenario's terms, or forbidden.
+    Lease {
+        /// Allowed.
+        on: bool,
+    },
+}
+
+/// A voter of the configuration of the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Voter {
+    /// The one that leads.
+    Leader,
+    /// This one, counted from 0 in the order of ids, and round again.
+    Nth(u8),
+}
+
+/// One step of a change of membership. It names no ids, for which there are depends on what became of earlier changes:
+/// a new member is the next spare machine, and others are counted among those there are then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// A new learner; if `joining`, one that is to be made a voter by the leader itself.
+    AddLearner {
+        /// Whether it is.
+        joining: bool,
+    },
+    /// A new voter, with nothing in its log yet.
+    AddVoter,
+    /// A learner, counted like [`Voter::Nth`], becomes a voter.
+    Promote(u8),
+    /// A voter becomes a learner.
+    Demote(Voter),
+    /// A voter goes.
+    Remove(Voter),
+    /// A learner goes.
+    RemoveLearner(u8),
 }
 
 /// Something that happens in a core.
@@ -288,6 +350,20 @@ pub enum OperationKind {
         /// How many revisions stay.
         keep: u64,
     },
+    /// Reads a key at one node, which need not lead; the answer is as fresh as any.
+    GetAt {
+        /// Which key.
+        key: u16,
+        /// Which node.
+        node: u8,
+    },
+    /// Reads a key at one node, as it has it, however old.
+    GetStale {
+        /// Which key.
+        key: u16,
+        /// Which node.
+        node: u8,
+    },
 }
 
 /// Why a plan cannot be loaded.
@@ -310,7 +386,7 @@ pub enum PlanError {
         source: serde_json::Error,
     },
     /// It is a plan of another version.
-    #[error("{path}: a plan of format {found}; this build reads format {FORMAT}")]
+    #[error("{path}: a plan of format {found}; this build reads formats {FORMAT_OLDEST} to {FORMAT}")]
     Format {
         /// Which file.
         path: String,
@@ -347,7 +423,7 @@ impl Plan {
             .map_err(|source| PlanError::File { path: shown.clone(), source })?;
         let plan: Self =
             serde_json::from_str(&text).map_err(|source| PlanError::Form { path: shown.clone(), source })?;
-        if plan.format != FORMAT {
+        if !(FORMAT_OLDEST..=FORMAT).contains(&plan.format) {
             return Err(PlanError::Format { path: shown, found: plan.format });
         }
         plan.check().map_err(|reason| PlanError::Content { path: shown, reason })?;
@@ -366,14 +442,14 @@ impl Plan {
     }
 
     fn check(&self) -> Result<(), String> {
-        let nodes = self.scenario.nodes;
-        if nodes == 0 || usize::from(nodes) != self.scenario.clocks.len() {
-            return Err(format!("{nodes} nodes and {} clocks", self.scenario.clocks.len()));
+        let (nodes, machines) = (self.scenario.nodes, self.scenario.machines());
+        if nodes == 0 || usize::from(machines) != self.scenario.clocks.len() {
+            return Err(format!("{machines} machines and {} clocks", self.scenario.clocks.len()));
         }
-        let unknown = |id: &u8| *id == 0 || *id > nodes;
+        let unknown = |id: &u8| *id == 0 || *id > machines;
         for (number, scheduled) in self.faults.iter().enumerate() {
             if let Some(id) = scheduled.fault.nodes().iter().find(|id| unknown(id)) {
-                return Err(format!("fault {number} names node {id} of {nodes}"));
+                return Err(format!("fault {number} names node {id} of {machines}"));
             }
         }
         for operation in &self.operations {
@@ -394,7 +470,10 @@ impl Fault {
             Target::Node(id) => BTreeSet::from([*id]),
         };
         match self {
-            Self::PowerCut { .. } => BTreeSet::new(),
+            Self::PowerCut { .. } | Self::Change { .. } | Self::Replace { .. } | Self::Lease { .. } => {
+                BTreeSet::new()
+            }
+            Self::Transfer { to } => to.iter().copied().collect(),
             Self::Reset { node, peer, .. } => &of(node) | &BTreeSet::from([*peer]),
             Self::Cut { cut, .. } => match cut {
                 Cut::LeaderSide { .. } => BTreeSet::new(),
@@ -413,7 +492,8 @@ impl Fault {
             | Self::SlowDisk { node, .. }
             | Self::ClockStep { node, .. }
             | Self::ClockDrift { node, .. }
-            | Self::ClockFreeze { node, .. } => of(node),
+            | Self::ClockFreeze { node, .. }
+            | Self::Wipe { node } => of(node),
         }
     }
 }
@@ -460,6 +540,7 @@ mod tests {
         let with = Plan::draw(5, Fixed::default());
         let mut scenario = with.scenario.clone();
         scenario.faults.clear();
+        scenario.lease = None;
         assert!(crate::nemesis::draw::faults(5, &scenario).is_empty());
         assert_eq!(crate::workload::draw::operations(5, &scenario), with.operations);
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::{Cut, Fault, Moment, OperationKind, Target};
+use super::{Cut, Fault, Moment, OperationKind, Step, Target, Voter};
 
 impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -91,6 +91,40 @@ impl fmt::Display for Fault {
             Self::ClockFreeze { node, for_ns } => {
                 write!(f, "clock of {node} stands still for {}", Millis(*for_ns))
             }
+            Self::Change { steps } => {
+                for (i, step) in steps.iter().enumerate() {
+                    write!(f, "{}{step}", if i == 0 { "change: " } else { ", " })?;
+                }
+                Ok(())
+            }
+            Self::Replace { old } => write!(f, "a spare machine takes the place of {old}"),
+            Self::Transfer { to: None } => f.write_str("the leader hands over"),
+            Self::Transfer { to: Some(to) } => write!(f, "the leader hands over to n{to}"),
+            Self::Wipe { node } => write!(f, "{node} comes back with an empty disk"),
+            Self::Lease { on } => write!(f, "leases are switched {}", if *on { "on" } else { "off" }),
+        }
+    }
+}
+
+impl fmt::Display for Voter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leader => f.write_str("the leader"),
+            Self::Nth(n) => write!(f, "voter {n}"),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddLearner { joining: false } => f.write_str("add a learner"),
+            Self::AddLearner { joining: true } => f.write_str("add a learner that is to vote"),
+            Self::AddVoter => f.write_str("add a voter"),
+            Self::Promote(n) => write!(f, "promote learner {n}"),
+            Self::Demote(voter) => write!(f, "demote {voter}"),
+            Self::Remove(voter) => write!(f, "remove {voter}"),
+            Self::RemoveLearner(n) => write!(f, "remove learner {n}"),
         }
     }
 }
@@ -122,6 +156,8 @@ impl fmt::Display for OperationKind {
             Self::Range => f.write_str("range"),
             Self::Txn { put, get } => write!(f, "txn put k{put} get k{get}"),
             Self::Compact { keep } => write!(f, "compact all but {keep}"),
+            Self::GetAt { key, node } => write!(f, "get k{key} at n{node}"),
+            Self::GetStale { key, node } => write!(f, "get k{key} as n{node} has it"),
         }
     }
 }

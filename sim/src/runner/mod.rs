@@ -202,7 +202,9 @@ fn print_summary(totals: &Totals, sweep: &Sweep, took: Duration) {
     if sweep.json {
         return print_json(&ProgressBar::hidden(), &summary);
     }
-    let Figures { faults, crashes, elections, committed, installs, ok, fail, info, .. } = &summary.figures;
+    let Figures { faults, crashes, wipes, changes, transfers, elections, committed, installs, .. } =
+        &summary.figures;
+    let Figures { ok, fail, info, .. } = &summary.figures;
     println!(
         "{} worlds: {} passed, {} failed in {wall_seconds:.1} s ({:.1} seeds/s, {:.0} simulated seconds per second, \
          {:.0} per process)",
@@ -214,7 +216,8 @@ fn print_summary(totals: &Totals, sweep: &Sweep, took: Duration) {
         summary.simulated_seconds_per_process_second,
     );
     println!(
-        "    {faults} faults, {crashes} crashes, {elections} elections, {committed} entries committed, \
-         {installs} snapshots installed; operations: {ok} done, {fail} not done, {info} unknown"
+        "    {faults} faults, {crashes} crashes, {wipes} disks lost, {changes} changes of membership, \
+         {transfers} hand-overs, {elections} elections, {committed} entries committed, {installs} snapshots \
+         installed; operations: {ok} done, {fail} not done, {info} unknown"
     );
 }

@@ -13,10 +13,12 @@ use kv::command::{
 };
 
 use super::ledger::Ledger;
-use super::record::{Open, Outcome, Recorder};
+use super::record::{LookBack, Open, Outcome, Recorder};
 use super::{key_name, suffix_of, value_of};
+use crate::app::Stage;
+use crate::app::kv::KvView;
 use crate::clock::SimClock;
-use crate::cluster::World;
+use crate::cluster::{Cluster, World};
 use crate::history::{Answer, Request};
 use crate::plan::{Operation, OperationKind};
 use crate::random::derive;
@@ -28,6 +30,7 @@ const APPEND_ATTEMPTS_MAX: u32 = 8;
 /// One client.
 pub struct SimClient {
     world: World,
+    cluster: Cluster,
     number: u16,
     client: Client,
     session: Option<Session>,
@@ -44,20 +47,22 @@ pub struct SimClient {
 type Ended = (Outcome, String);
 
 impl SimClient {
-    /// A client of all nodes. It begins no operation once `over` is set.
+    /// A client that knows these endpoints. It begins no operation once `over` is set.
     #[must_use]
     pub fn new(
-        world: &World,
+        stage: &Stage,
         number: u16,
+        endpoints: Vec<String>,
         recorder: &Recorder,
         ledger: &Ledger,
         over: &Arc<AtomicBool>,
     ) -> Self {
-        let endpoints = (1..=world.scenario.nodes).map(|node| format!("n{node}:client"));
+        let world = &stage.world;
         Self {
             world: world.clone(),
+            cluster: stage.cluster.clone(),
             number,
-            client: connect(world, number, endpoints.collect()),
+            client: connect(world, number, endpoints),
             session: None,
             wants_session: number <= world.scenario.workload.with_session,
             recorder: recorder.clone(),
@@ -105,6 +110,8 @@ impl SimClient {
             OperationKind::Range => self.range(number).await,
             OperationKind::Txn { put, get } => self.txn(number, put, get).await,
             OperationKind::Compact { keep } => self.compact(keep).await,
+            OperationKind::GetAt { key, node } => self.get_at(number, key, node).await,
+            OperationKind::GetStale { key, node } => self.get_stale(number, key, node).await,
         };
         let name = match outcome {
             Outcome::Ok => "ok",
@@ -134,7 +141,7 @@ impl SimClient {
     }
 
     async fn read(&self, range: KeyRange) -> Result<RangeResult, ClientError> {
-        let range = Range { range, revision: None, limit: 0, keys_only: false, count_only: false };
+        let range = now(range);
         self.client.range(range, Consistency::Linearizable).await
     }
 
@@ -159,6 +166,60 @@ impl SimClient {
                 (Outcome::Ok, detail)
             }
             Err(error) => self.ended_badly(&[open], &error),
+        }
+    }
+
+    /// Every other time past the node's port: asks its consensus up to where it must have applied, and reads its state.
+    /// Otherwise as a client that spreads its reads and knows of this node only. In the history it is a read like any
+    /// other.
+    async fn get_at(&mut self, number: u32, key: u16, node: u8) -> Ended {
+        let name = key_name(key);
+        let open = self.recorder.invoke(number, Request::Get { key: &name });
+        let timeout_ns = self.world.scenario.workload.timeout_ns;
+        let read = self.read_at(number, node, KeyRange::Key(Bytes::from(name)));
+        let read = tokio::select! {
+            biased;
+            read = read => read,
+            () = self.world.time.sleep(timeout_ns) => Err("no answer in time".to_owned()),
+        };
+        match read {
+            Ok(result) => {
+                let value = result.kvs.first().map(|pair| text(&pair.value));
+                self.recorder.ok(open, Answer::Value(value.as_deref()), result.revision, false);
+                (Outcome::Ok, format!("{} at revision {}", show(value.as_deref()), result.revision))
+            }
+            Err(why) => {
+                self.recorder.fail(open);
+                (Outcome::Fail, why)
+            }
+        }
+    }
+
+    async fn read_at(&self, number: u32, node: u8, range: KeyRange) -> Result<RangeResult, String> {
+        if number % 2 == 0 {
+            let client = connect_to(&self.world, self.number, node, true);
+            let read = client.range(now(range), Consistency::Linearizable).await;
+            return read.map_err(|error| error.to_string());
+        }
+        let view = self.cluster.view(node).ok_or_else(|| "the node does not run".to_owned())?;
+        view.raft().read_index().await.map_err(|error| error.to_string())?;
+        let Some(view) = view.as_any().downcast_ref::<KvView>() else { panic!("a node of another app") };
+        view.reader.range(&now(range)).map_err(|error| error.to_string())
+    }
+
+    /// Not in the history of what is linearizable: it only has to be what the key held at the revision that it names.
+    async fn get_stale(&mut self, number: u32, key: u16, node: u8) -> Ended {
+        let name = key_name(key);
+        let client = connect_to(&self.world, self.number, node, false);
+        let range = now(KeyRange::Key(Bytes::from(name.clone())));
+        match client.range(range, Consistency::Serializable).await {
+            Ok(result) => {
+                let value = result.kvs.first().map(|pair| text(&pair.value));
+                let detail = format!("{} at revision {}", show(value.as_deref()), result.revision);
+                self.recorder.looked_back(LookBack { number, key: name, value, revision: result.revision });
+                (Outcome::Ok, detail)
+            }
+            Err(error) => (Outcome::Fail, error.to_string()),
         }
     }
 
@@ -278,8 +339,7 @@ impl SimClient {
         if put_key != get_key {
             opens.push(self.recorder.invoke(number, Request::Get { key: &get_name }));
             let range = KeyRange::Key(Bytes::from(get_name));
-            let range = Range { range, revision: None, limit: 0, keys_only: false, count_only: false };
-            steps.push(TxnOperation::Range(range));
+            steps.push(TxnOperation::Range(now(range)));
         }
         let txn = Txn { compares: vec![], success: steps, failure: vec![] };
         match self.operate_txn(txn).await {
@@ -313,7 +373,16 @@ impl SimClient {
 /// A client of the nodes at `endpoints`, on the machine of client `number`.
 #[must_use]
 pub fn connect(world: &World, number: u16, endpoints: Vec<String>) -> Client {
-    let host = usize::from(world.scenario.nodes) + usize::from(number) - 1;
+    connect_as(world, number, endpoints, false)
+}
+
+/// A client that knows of one node.
+fn connect_to(world: &World, number: u16, node: u8, spread_reads: bool) -> Client {
+    connect_as(world, number, vec![format!("n{node}:client")], spread_reads)
+}
+
+fn connect_as(world: &World, number: u16, endpoints: Vec<String>, spread_reads: bool) -> Client {
+    let host = usize::from(world.scenario.machines()) + usize::from(number) - 1;
     let clock = SimClock::new(world.time.clone(), 0, 0);
     let timeout = Duration::from_nanos(world.scenario.workload.timeout_ns);
     let options = ClientOptions {
@@ -322,6 +391,7 @@ pub fn connect(world: &World, number: u16, endpoints: Vec<String>) -> Client {
         connect_timeout: timeout / 4,
         backoff_min: Duration::from_millis(5),
         backoff_max: Duration::from_millis(100),
+        spread_reads,
         seed: derive(derive(world.seed, "client"), &number.to_string()),
         ..ClientOptions::default()
     };
@@ -329,6 +399,10 @@ pub fn connect(world: &World, number: u16, endpoints: Vec<String>) -> Client {
         Ok(client) => client,
         Err(error) => panic!("no client: {error}"),
     }
+}
+
+fn now(range: KeyRange) -> Range {
+    Range { range, revision: None, limit: 0, keys_only: false, count_only: false }
 }
 
 fn put(key: String, value: String) -> Put {

@@ -22,14 +22,14 @@ pub fn operations(seed: u64, scenario: &Scenario) -> Vec<Operation> {
             number: number as u32 + 1,
             client: (number % u64::from(workload.clients)) as u16 + 1,
             pause_ns: random.exponential(pause_ns).min(4 * pause_ns),
-            kind: draw_kind(&mut random, &workload.mix, workload.keys),
+            kind: draw_kind(&mut random, &workload.mix, workload.keys, scenario.machines()),
         })
         .collect()
 }
 
-fn draw_kind(random: &mut Random, mix: &OperationMix, keys: u16) -> OperationKind {
-    let OperationMix { get, put, delete, cas, append, range, txn, compact } = *mix;
-    let weights = [get, put, delete, cas, append, range, txn, compact];
+fn draw_kind(random: &mut Random, mix: &OperationMix, keys: u16, machines: u8) -> OperationKind {
+    let OperationMix { get, put, delete, cas, append, range, txn, compact, get_at, get_stale } = *mix;
+    let weights = [get, put, delete, cas, append, range, txn, compact, get_at, get_stale];
     let mut left = random.below(weights.iter().map(|weight| u64::from(*weight)).sum());
     let mut chosen = 0;
     for (kind, weight) in weights.into_iter().enumerate() {
@@ -41,6 +41,7 @@ fn draw_kind(random: &mut Random, mix: &OperationMix, keys: u16) -> OperationKin
     }
     let key = random.below(u64::from(keys)) as u16;
     let other = random.below(u64::from(keys)) as u16;
+    let node = random.between(1, u64::from(machines)) as u8;
     match chosen {
         0 => OperationKind::Get { key },
         1 => OperationKind::Put { key },
@@ -49,7 +50,9 @@ fn draw_kind(random: &mut Random, mix: &OperationMix, keys: u16) -> OperationKin
         4 => OperationKind::Append { key },
         5 => OperationKind::Range,
         6 => OperationKind::Txn { put: key, get: other },
-        _ => OperationKind::Compact { keep: u64::from(key) * 5 },
+        7 => OperationKind::Compact { keep: u64::from(key) * 5 },
+        8 => OperationKind::GetAt { key, node },
+        _ => OperationKind::GetStale { key, node },
     }
 }
 

@@ -13,6 +13,7 @@ use kv::state_machine::KvReader;
 
 use super::record::Effects;
 use super::writer_of;
+use crate::app::kv::KvView;
 use crate::cluster::Cluster;
 use crate::report::Failure;
 
@@ -47,10 +48,10 @@ impl Ledger {
     /// # Errors
     /// A node's history is not what it can be.
     pub fn update(&self, cluster: &Cluster) -> Result<(), Failure> {
-        let readers = cluster.nodes().filter_map(|node| cluster.reader(node));
-        let newest = readers.max_by_key(KvReader::revision);
-        match newest {
-            Some(reader) => self.read_from(&reader),
+        let views: Vec<_> = cluster.machines().filter_map(|node| cluster.view(node)).collect();
+        let readers = views.iter().filter_map(|view| view.as_any().downcast_ref::<KvView>());
+        match readers.map(|view| &view.reader).max_by_key(|reader| reader.revision()) {
+            Some(reader) => self.read_from(reader),
             None => Ok(()),
         }
     }
@@ -90,6 +91,8 @@ impl State {
             if pair.mod_revision == revision {
                 changes += 1;
                 let (key, value) = (String::from_utf8_lossy(&pair.key), String::from_utf8_lossy(&pair.value));
+                let changes = self.effects.values.entry(key.clone().into_owned()).or_default();
+                changes.push((revision, Some(value.clone().into_owned())));
                 if let Some(number) = writer_of(&value) {
                     self.effects.written.found(number, revision, &key)?;
                 }
@@ -107,6 +110,7 @@ impl State {
         for key in self.keys.keys().filter(|key| !keys.contains_key(*key)) {
             changes += 1;
             let key = String::from_utf8_lossy(key).into_owned();
+            self.effects.values.entry(key.clone()).or_default().push((revision, None));
             self.effects.removed.entry(key).or_default().push(revision);
         }
         if changes == 0 {
@@ -115,6 +119,7 @@ impl State {
         }
         self.keys = keys;
         self.read = revision;
+        self.effects.newest = revision;
         Ok(())
     }
 }

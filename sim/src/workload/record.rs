@@ -23,6 +23,19 @@ pub enum Outcome {
     Info,
 }
 
+/// What a read saw that need not see the newest state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LookBack {
+    /// The operation's number in the plan.
+    pub number: u32,
+    /// The key.
+    pub key: String,
+    /// What it held, by the answer.
+    pub value: Option<String>,
+    /// At which revision, by the answer.
+    pub revision: u64,
+}
+
 /// What is known about one operation beside the history.
 #[derive(Clone, Copy, Debug)]
 struct Note {
@@ -49,6 +62,7 @@ struct State {
     /// The processes that have no open operation and may be used.
     idle: Vec<Process>,
     counts: [u64; 3],
+    looks_back: Vec<LookBack>,
 }
 
 /// An operation under way.
@@ -98,6 +112,31 @@ impl Recorder {
         let mut state = self.lock();
         certain(state.history.info(open.process));
         state.counts[2] += 1;
+    }
+
+    /// A read that may be old is done.
+    pub fn looked_back(&self, look: LookBack) {
+        let mut state = self.lock();
+        state.looks_back.push(look);
+        state.counts[0] += 1;
+    }
+
+    /// Reads that may be old must still have seen what there once was.
+    ///
+    /// # Errors
+    /// One has not.
+    pub fn judge_looks_back(&self, effects: &Effects) -> Result<(), Failure> {
+        for look in &self.lock().looks_back {
+            let held = effects.value_at(&look.key, look.revision);
+            if held != look.value.as_deref() || look.revision > effects.newest {
+                let text = format!(
+                    "#{} found {:?} in {} at revision {}, where it held {held:?} (the newest is {})",
+                    look.number, look.value, look.key, look.revision, effects.newest
+                );
+                return Err(Failure::new("an old read is a read of what there was", text));
+            }
+        }
+        Ok(())
     }
 
     /// How many operations were done, were not done, are unknown.
@@ -150,8 +189,22 @@ pub struct Effects {
     pub written: ExactlyOnce,
     /// The revisions at which each key was removed.
     pub removed: BTreeMap<String, Vec<u64>>,
+    /// What each key held from which revision on.
+    pub values: BTreeMap<String, Vec<(u64, Option<String>)>>,
     /// Nothing is known of revisions below this.
     pub oldest: u64,
+    /// Nor above this.
+    pub newest: u64,
+}
+
+impl Effects {
+    /// What a key held at a revision.
+    #[must_use]
+    pub fn value_at(&self, key: &str, revision: u64) -> Option<&str> {
+        let changes = self.values.get(key)?;
+        let (_, value) = changes.iter().rev().find(|(from, _)| *from <= revision)?;
+        value.as_deref()
+    }
 }
 
 fn certain<T>(result: Result<T, Misuse>) -> T {
@@ -218,6 +271,29 @@ mod tests {
         recorder.with_history(|history| assert_eq!(witness::check(history, &positions), Ok(())));
         let failure = recorder.positions(&Effects::default()).unwrap_err();
         assert_eq!(failure.rule, "an acknowledged write is there");
+    }
+
+    #[test]
+    fn an_old_read_must_have_seen_what_there_was_at_its_revision() {
+        let recorder = Recorder::default();
+        let mut effects = Effects { newest: 4, ..Effects::default() };
+        effects.values.insert("k0".into(), vec![(1, Some("v1".into())), (3, None)]);
+        let look = |value: Option<&str>, revision| LookBack {
+            number: 7,
+            key: "k0".into(),
+            value: value.map(str::to_owned),
+            revision,
+        };
+        for right in [look(None, 0), look(Some("v1"), 1), look(Some("v1"), 2), look(None, 4)] {
+            recorder.looked_back(right);
+        }
+        assert_eq!(recorder.judge_looks_back(&effects), Ok(()));
+        for wrong in [look(Some("v1"), 3), look(None, 2), look(None, 5)] {
+            let recorder = Recorder::default();
+            recorder.looked_back(wrong.clone());
+            let failure = recorder.judge_looks_back(&effects).unwrap_err();
+            assert_eq!(failure.rule, "an old read is a read of what there was", "{wrong:?}");
+        }
     }
 
     #[test]

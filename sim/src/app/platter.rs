@@ -4,6 +4,7 @@
 //! files hold at that moment, but what they held right after the last flush: the same in every run of a seed. That
 //! the rows in them are laid out differently from run to run does not matter; their content is the same.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kv::store::{MemoryPlatter, SledOptions, StoreKind as KvStoreKind};
 
+use super::Platter;
 use crate::disk::SimDisk;
 use crate::scenario::StoreKind;
 
@@ -23,7 +25,7 @@ const SEGMENT_BYTES: usize = 128 << 10;
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 
 /// The durable side of a node's store.
-pub(super) enum Platter {
+pub(super) enum KvPlatter {
     Sled(SledPlatter),
     Memory(MemoryPlatter),
 }
@@ -36,7 +38,7 @@ pub(super) struct SledPlatter {
     images: Arc<Mutex<BTreeMap<String, Files>>>,
 }
 
-impl Platter {
+impl KvPlatter {
     pub(super) fn new(kind: StoreKind, scratch: &Path, node: u8) -> Self {
         match kind {
             StoreKind::Sled => {
@@ -45,17 +47,19 @@ impl Platter {
             StoreKind::Memory => Self::Memory(MemoryPlatter::default()),
         }
     }
+}
 
+impl Platter for KvPlatter {
     /// The store for the next start, holding what was flushed. Once `disk` is off nothing more is.
-    pub(super) fn store(&self, start: u32, disk: &SimDisk) -> io::Result<KvStoreKind> {
-        match self {
-            Self::Memory(platter) => Ok(KvStoreKind::Memory(platter.clone())),
-            Self::Sled(platter) => platter.store(start, disk),
-        }
+    fn open(&mut self, start: u32, disk: &SimDisk) -> io::Result<Box<dyn Any + Send>> {
+        let store = match self {
+            Self::Memory(platter) => KvStoreKind::Memory(platter.clone()),
+            Self::Sled(platter) => platter.store(start, disk)?,
+        };
+        Ok(Box::new(store))
     }
 
-    /// The power is off: what is open reaches the platter no more.
-    pub(super) fn cut_power(&self) {
+    fn cut_power(&self) {
         match self {
             Self::Memory(platter) => platter.cut_power(),
             Self::Sled(_) => {}
