@@ -17,6 +17,7 @@ pub fn faults(seed: u64, scenario: &Scenario) -> Vec<ScheduledFault> {
         first: scenario.nodes,
         machines: scenario.machines(),
         drift_ppm_max: scenario.drift_ppm_max(),
+        beyond: scenario.lease.is_some_and(|lease| lease.beyond),
         drawn: Vec::new(),
     };
     if scenario.lease.is_some() && !draw.random.chance(100) {
@@ -48,6 +49,8 @@ struct Draw {
     machines: u8,
     /// The rate that clocks must keep to, if leases rely on it.
     drift_ppm_max: Option<u32>,
+    /// Whether clocks are to run apart further than leases allow.
+    beyond: bool,
     drawn: Vec<ScheduledFault>,
 }
 
@@ -221,6 +224,7 @@ impl Draw {
         self.add(
             at_ns,
             match self.drift_ppm_max {
+                None if self.beyond => Fault::ClockDrift { node, ppm: -900_000 },
                 None => Fault::ClockFreeze { node, for_ns },
                 // The slowest that is allowed: then its lease ends when the fastest promise does, at the latest.
                 Some(_) => Fault::ClockDrift { node, ppm: 0 },
