@@ -182,3 +182,43 @@ impl Directory {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meet(directory: &Directory, id: u64) -> Result<u64, Refusal> {
+        match directory.meet(NodeId(id), id, "somewhere") {
+            Ok(Met::Stranger { visit, .. }) => Ok(visit),
+            Ok(Met::Member) => panic!("n{id} is no member"),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    fn has_room(directory: &Directory, id: u64) -> bool {
+        matches!(directory.roster(NodeId(id)), Roster::Formed(Members { room: true, .. }))
+    }
+
+    #[test]
+    fn strangers_that_were_greeted_together_do_not_get_past_the_limit_together() {
+        let directory = Directory::default();
+        let visits: Vec<u64> =
+            (0..STRANGERS_MAX as u64).map(|id| meet(&directory, id).ok().unwrap()).collect();
+        // This one was told that there was room.
+        assert_eq!(meet(&directory, 90), Err(Refusal::Crowded));
+        assert!(!has_room(&directory, 90) && has_room(&directory, 5), "one that is here has its place");
+        let again = meet(&directory, 5).ok().unwrap();
+        assert!(directory.leave(NodeId(5), visits[5]).is_none());
+        assert!(!has_room(&directory, 90), "its older stream's end is not its own");
+        directory.leave(NodeId(5), again);
+        assert!(has_room(&directory, 90) && meet(&directory, 90).is_ok());
+    }
+
+    #[test]
+    fn who_was_removed_meanwhile_does_not_come_in() {
+        let directory = Directory::default();
+        directory.update([(NodeId(1), 7)].into(), [NodeId(2)].into());
+        assert_eq!(meet(&directory, 2), Err(Refusal::Removed));
+        assert_eq!(meet(&directory, 1), Err(Refusal::WrongIncarnation { expected: 7 }));
+    }
+}

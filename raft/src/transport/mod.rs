@@ -354,7 +354,8 @@ impl Transport {
                 peer
             })
             .collect();
-        let expelled = self.shared.directory.update(incarnations, configuration.removed.clone());
+        let removed = configuration.removed.difference(retain).copied().collect();
+        let expelled = self.shared.directory.update(incarnations, removed);
         for id in expelled {
             self.shared.streams.close(id);
             self.shared.receiving.close(id);

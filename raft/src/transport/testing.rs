@@ -541,6 +541,10 @@ pub(crate) struct Lines(Arc<Mutex<Vec<String>>>);
 impl Lines {
     /// Begins to listen; the guard ends it.
     pub(crate) fn listen() -> (Self, tracing::subscriber::DefaultGuard) {
+        // While there is one subscriber in the whole process, `tracing` asks only the thread that comes by a log line
+        // first whether anybody listens, and believes that for all threads. A second one makes it ask for all.
+        static SECOND: std::sync::OnceLock<tracing::Dispatch> = std::sync::OnceLock::new();
+        SECOND.get_or_init(|| tracing::Dispatch::new(Self::default()));
         let lines = Self::default();
         let guard = tracing::subscriber::set_default(lines.clone());
         (lines, guard)

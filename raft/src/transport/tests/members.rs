@@ -66,6 +66,20 @@ async fn one_that_is_not_known_yet_is_heard_and_its_first_message_can_be_answere
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_strangers_messages_wait_until_the_way_back_was_tried() {
+    let world = World::new();
+    let mut one = world.node(1).await;
+    world.net.set_dialling("n4", crate::transport::testing::Dialling::Hangs);
+    let mut caller = world.dial(&hello(4, 1)).await.unwrap();
+    write(&mut caller, &[heartbeat(4, 1, 1)]).await;
+    assert_eq!(one.told_of(4).await, []);
+    let before = world.clock.now();
+    assert_eq!(one.message().await, heartbeat(4, 1, 1));
+    let (waited, limit) = (world.clock.now().since(before), PeerOptions::default().connect_timeout);
+    assert!(waited >= limit && waited < limit + Duration::from_millis(10), "and no longer: {waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stranger_that_left_or_cannot_be_reached_costs_nothing() {
     let world = World::new();
     let mut one = world.node(1).await;
@@ -151,7 +165,14 @@ async fn a_stranger_that_leads_keeps_its_way_back() {
     one.transport.set_members(&of_members([1, 2, 3]), &BTreeMap::new(), &[NodeId(4)].into());
     one.transport.send(heartbeat(1, 4, 8));
     assert_eq!(four.message().await, heartbeat(1, 4, 8));
+    // Nor is it let go while it leads the cluster that has removed it.
+    let removed = Configuration { removed: [NodeId(4)].into(), ..of_members(1..=3) };
+    one.transport.set_members(&removed, &BTreeMap::new(), &[NodeId(4)].into());
+    one.transport.send(heartbeat(1, 4, 9));
+    assert_eq!(four.message().await, heartbeat(1, 4, 9));
     assert_eq!(world.net.wires("n4").len(), 1);
+    one.set(&removed);
+    four.disconnected(1).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,8 +181,10 @@ async fn a_stranger_with_another_disk_than_the_member_is_let_go() {
     let one = world.node(1).await;
     let mut caller = world.dial(&Hello { incarnation: 5, ..hello(4, 1) }).await.unwrap();
     settle().await;
+    let before = world.clock.now();
     one.set(&with(4));
     hung_up(&mut caller).await;
+    assert_eq!(world.clock.now(), before, "at once, not when it has been silent for long");
     let wiped = Hello { incarnation: 5, ..hello(4, 1) };
     assert_eq!(world.refused(&wiped).await, Refusal::WrongIncarnation { expected: 44 });
     assert!(world.dial(&hello(4, 1)).await.is_ok());
@@ -174,8 +197,10 @@ async fn a_member_that_is_another_disk_now_is_let_go() {
     let mut old = world.dial(&hello(3, 1)).await.unwrap();
     let mut other = of_members(1..=3);
     other.nodes.get_mut(&NodeId(3)).unwrap().incarnation = 34;
+    let before = world.clock.now();
     one.set(&other);
     hung_up(&mut old).await;
+    assert_eq!(world.clock.now(), before, "at once");
     assert_eq!(world.refused(&hello(3, 1)).await, Refusal::WrongIncarnation { expected: 34 });
     assert!(world.dial(&Hello { incarnation: 34, ..hello(3, 1) }).await.is_ok());
 }
