@@ -180,6 +180,8 @@ fn a_boot_that_does_not_fit_is_refused() {
     assert_eq!(refused(falling), ConfigError::LogBroken(LogId::new(0, 5)));
     let old = Boot { hard_state: HardState { term: Term(1), voted_for: None }, ..good.clone() };
     assert!(matches!(refused(old), ConfigError::TermBehindLog { .. }));
+    let nobody = Boot { configuration: voters(&[]), ..good.clone() };
+    assert!(matches!(refused(nobody), ConfigError::Configuration(_)));
     for applied in [LogId::new(2, 4), LogId::new(1, 2), LogId::new(2, 6)] {
         let elsewhere = Boot { applied, ..good.clone() };
         assert!(matches!(refused(elsewhere), ConfigError::AppliedNotInLog { .. }), "{applied}");

@@ -61,6 +61,8 @@ pub enum ConfigError {
     Setting(&'static str),
     /// The log has a gap or its terms decrease at this entry.
     LogBroken(LogId),
+    /// The configuration makes no sense, in this way.
+    Configuration(&'static str),
     /// The log's last entry is of a later term than the hard state.
     TermBehindLog {
         /// The hard state handed in.
@@ -83,6 +85,7 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Setting(what) => write!(f, "bad setting: {what}"),
+            Self::Configuration(what) => write!(f, "the configuration makes no sense: {what}"),
             Self::LogBroken(at) => write!(f, "the log has a gap or a falling term at {at}"),
             Self::TermBehindLog { hard_state, last } => {
                 write!(f, "the hard state's term {} is behind the log, which ends at {last}", hard_state.term)
@@ -149,6 +152,9 @@ impl Config {
 
 impl Boot {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if let Some(what) = self.configuration.flaw() {
+            return Err(ConfigError::Configuration(what));
+        }
         let mut last = self.prev;
         for entry in &self.entries {
             if entry.index != last.index.next() || entry.term < last.term {

@@ -13,6 +13,7 @@
 //! | votes are durable first (§3.8) | `vote_waits_for_disk`, `vote_survives_a_crash`, `own_vote_waits_for_disk` |
 //! | hand-over (§3.10) | `hand_over` |
 //! | learners and joint majorities (§4.2.1, §4.3) | `learner_never_stands`, `joint_quorum` |
+//! | a timeout cut short | `hurried_failover`, `hurried_in_error`, `hurried_start`, `hurried_not_with_lease` |
 //! | stickiness (§4.2.3), check-quorum (§6.2) | `stickiness`, `check_quorum`, `stale_leader_is_taught` |
 //! | pre-vote (§9.6) | `prevote_protects`, `prevote_spreads_term`, `prevote_of_an_earlier_term` |
 //!

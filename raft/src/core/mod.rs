@@ -13,10 +13,14 @@
 //! | file | rules |
 //! |---|---|
 //! | `step` | what a message must be; the term rule (§3.3), in this one place |
-//! | `election` | timeouts and votes (§3.4, §3.6.1), pre-vote (§9.6), stickiness (§4.2.3), check-quorum (§6.2), hand-over (§3.10) |
+//! | `election` | timeouts and votes (§3.4, §3.6.1), pre-vote (§9.6), stickiness (§4.2.3), check-quorum (§6.2) |
 //! | `replication` | a leader's pipeline (§3.5, §10.2.1) and the commit rule (§3.6.2) |
 //! | `append` | a follower's side of replication (§3.5) |
-//! | `read_index` | linearizable reads without the log (§6.4) |
+//! | `failover` | elections that need not wait out the timeout: a broken connection, a quorum that nobody leads |
+//! | `membership`, `confchange` | joint consensus (§4.3), members on their way in and out (§4.2.1, §4.2.2) |
+//! | `transfer` | handing the leadership over (§3.10): on request, when removed, when the disk stalls |
+//! | `read_index` | linearizable reads without the log, on any member (§6.4) |
+//! | `lease` | reads without asking, within a bound on the drift of clocks (§6.4.1) |
 //! | `install` | snapshots for followers behind the compaction point (§5.3) |
 //! | `durability` | [`Ready`] out, [`Raft::persisted`] back: nothing counts before it is on disk (§3.8, §10.2.1) |
 //! | `log`, `configuration`, `progress`, `quorum` | small data structures, each tested against a dumb twin |

@@ -12,7 +12,7 @@
 //! | back-off by terms (§3.5) | `backtracking` |
 //! | lost appends are sent again (§3.5) | `lost_append`, `unreachable`, `reordered_appends` |
 //! | commit by counting only in the own term (§3.6.2) | `commit_only_own_term` |
-//! | a full log refuses | `overloaded` |
+//! | a full log refuses, and too much that is not committed or not applied | `overloaded`, `uncommitted_bound`, `unapplied_bound` |
 
 use std::collections::BTreeMap;
 

@@ -83,9 +83,9 @@ impl<S: StateMachine> EventLoop<S> {
         }
     }
 
-    /// A node that was removed goes on for an election timeout after it has applied that. If it led, the request that
-    /// another one stand for election is then out; and nobody counts on it any more (§4.2.2). Meanwhile it makes sure
-    /// that it will know at its next start: the others no longer talk to it, so it could not learn it again.
+    /// A node that was removed goes on for an election timeout after it has applied that and no longer leads (§4.2.2):
+    /// whoever asked it for the change is to get an answer. Meanwhile it makes sure that it will know at its next
+    /// start: the others no longer talk to it, so it could not learn it again.
     pub(super) fn tick_membership(&mut self) {
         if !self.retained.is_empty() {
             self.reconcile_peers(false);

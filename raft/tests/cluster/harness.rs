@@ -30,6 +30,8 @@ struct List {
 pub(crate) struct Store {
     saved: Mutex<List>,
     len: AtomicUsize,
+    /// How long each group takes to be applied, in milliseconds.
+    pub(crate) apply_ms: AtomicU64,
 }
 
 impl Store {
@@ -59,7 +61,12 @@ impl StateMachine for ListMachine {
         self.now.applied.clone()
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "what takes long on a lane is not the nodes' time but the disk's"
+    )]
     fn apply(&mut self, entries: &[Entry]) -> Result<Vec<usize>, StateMachineError> {
+        std::thread::sleep(Duration::from_millis(self.store.apply_ms.load(Ordering::SeqCst)));
         let mut responses = Vec::new();
         for entry in entries {
             assert_eq!(entry.index, self.now.applied.last.index.next(), "entries come in order, each once");

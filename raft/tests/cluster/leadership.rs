@@ -3,6 +3,7 @@
 //! Most of these run with an election timeout that no test lives to see. So what leads to a leader here is the rule
 //! under test and not the timeout; there is nothing to measure.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use raft::core::{Change, ChangeError, Lease, NodeId, TransferError};
@@ -78,6 +79,8 @@ async fn a_leader_that_is_stopped_hands_over_first_and_answers_everyone() {
     let leader = cluster.leader().await;
     let term = cluster.term(leader);
     let node = cluster.node(leader).clone();
+    // The next leader is there long before all of this is applied here.
+    cluster.stores[&leader].apply_ms.store(200, Ordering::SeqCst);
     let answers: Vec<_> = (0..100).map(|_| node.propose_start("x".into()).unwrap()).collect();
     cluster.stop(leader).await;
     for answer in answers {

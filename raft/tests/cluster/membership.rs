@@ -113,9 +113,13 @@ async fn a_removed_leader_does_not_leave_its_successors_to_an_election_timeout()
     let leader = cluster.leader().await;
     let term = cluster.term(leader);
     change(&cluster, &[Change::Remove(leader)]).await;
-    cluster.nodes.remove(&leader);
+    let removed = cluster.nodes.remove(&leader).unwrap();
     assert_eq!(cluster.propose("b").await, 1);
     assert_eq!(cluster.term(cluster.leader().await), term + 1, "one election");
+    for _ in 0..20 {
+        pause().await;
+    }
+    assert!(removed.status().await.is_some(), "it goes on for an election timeout");
 }
 
 #[tokio::test]
@@ -154,6 +158,23 @@ async fn whoever_cannot_be_reached_or_is_another_is_not_added() {
         matches!(refused, Err(MembershipError::NotReady { .. })),
         "another node lives there: {refused:?}"
     );
+    // One that waits for others to form a cluster with, and one that has formed one by itself.
+    let forming = cluster.another();
+    drop(cluster.begin(forming, |options| options.members.retain(|id, _| *id == absent || *id == forming)));
+    let alone = cluster.another();
+    let started = cluster.begin(alone, |options| options.members.retain(|id, _| *id == alone));
+    started.await.unwrap().unwrap();
+    for (id, what) in [(forming, "does not wait to be added"), (alone, "another cluster")] {
+        for round in 0.. {
+            let address = cluster.members[&id].address.clone();
+            match leader.add_member(id, address, Bytes::new(), true).await {
+                Err(MembershipError::NotReady { why, .. }) if why.contains(what) => break,
+                // It may not listen yet.
+                Err(MembershipError::NotReady { .. }) if round < 2000 => pause().await,
+                other => panic!("{id}: {other:?}"),
+            }
+        }
+    }
     assert_eq!(leader.status().await.unwrap().configuration.members(), [1, 2, 3].map(NodeId).into());
 }
 
@@ -210,17 +231,20 @@ async fn most_of_the_voters_are_replaced_in_one_change() {
 
 #[tokio::test]
 async fn one_that_was_down_when_it_was_removed_disturbs_nobody() {
-    let mut cluster = running(3).await;
+    let mut cluster = Cluster::new(3);
+    // Long enough not to lose each other on a busy machine.
+    cluster.election_timeout_ticks = 200;
+    cluster.start(&[1, 2, 3]).await;
     cluster.propose("a").await;
     let gone = cluster.follower().await;
     cluster.kill(gone);
     change(&cluster, &[Change::Remove(gone)]).await;
     let leader = cluster.leader().await;
     let term = cluster.term(leader);
-    let back = cluster.begin(gone, |_| {}).await.unwrap().unwrap();
-    // Many times its election timeout.
-    let ticks = 10 * cluster.election_timeout_ticks;
-    for _ in 0..2 * ticks {
+    let back =
+        cluster.begin(gone, |options| options.core.election_timeout_ticks = 10).await.unwrap().unwrap();
+    // Several times its election timeout.
+    for _ in 0..200 {
         pause().await;
     }
     assert_eq!(cluster.term(leader), term, "nobody heard it");

@@ -68,7 +68,10 @@ impl Checker {
                 assert!(is_durable, "{id} commits {last}, which is not on the disks of a quorum");
             }
         }
-        self.configurations.insert(id, raft.configuration().clone());
+        let before = self.configurations.insert(id, raft.configuration().clone());
+        if let Some(before) = before.filter(|_| raft.role() == RoleName::Leader) {
+            observe_leaving(id, raft, &before);
+        }
     }
 
     /// Election Safety and Leader Completeness (§3.6.3).
@@ -215,6 +218,16 @@ pub(crate) fn is_quorum(configuration: &Configuration, set: impl Fn(NodeId) -> b
     [&configuration.voters, &configuration.voters_outgoing]
         .into_iter()
         .all(|half| half.is_empty() || half.iter().filter(|id| set(**id)).count() * 2 > half.len())
+}
+
+/// A leader that has just taken up a configuration still supplies whom that leaves out (§4.2.2).
+fn observe_leaving(id: NodeId, raft: &Raft, before: &Configuration) {
+    if raft.configuration() == before || raft.configuration_index() <= raft.commit() {
+        return;
+    }
+    let supplied: Vec<NodeId> = raft.status().peers.iter().map(|peer| peer.id).collect();
+    let forgotten = before.members().into_iter().find(|member| *member != id && !supplied.contains(member));
+    assert!(forgotten.is_none(), "{id} supplies {supplied:?}, and has forgotten {forgotten:?}");
 }
 
 /// Whether an entry is on the disks of a quorum.

@@ -70,7 +70,7 @@ impl Plan {
         let change = if rng.chance(400) { 0 } else { 10 + rng.below(100) };
         let nodes = if change > 0 { members + rng.below(4) } else { members };
         let lease = rng.chance(400).then(|| Lease {
-            duration_ms: 20 + rng.below(300) as u32,
+            duration_ms: 20 + rng.below(400) as u32,
             drift_ppm: if rng.chance(500) { 0 } else { rng.below(1_000_000) as u32 },
         });
         let drift = lease.map_or(0, |lease| lease.drift_ppm as usize);
@@ -111,16 +111,34 @@ impl Plan {
 
     /// What makes a lease matter: leaders that are cut off, and asked; elections as soon as a promise has run out.
     fn lean_on_leases(&mut self, rng: &mut Rng) {
-        self.isolate = 10 + rng.below(40);
+        self.actions = 2000 + rng.below(3000);
+        self.isolate = 1 + rng.below(4);
         self.read = 100 + rng.below(300);
-        self.propose = 100;
-        self.crash /= 4;
-        self.partition /= 4;
+        self.propose = 50 + rng.below(100);
+        self.crash /= 8;
         self.compact /= 4;
         self.drop /= 4;
-        self.hurry = 4;
+        self.report /= 4;
+        if rng.chance(500) {
+            self.partition /= 8;
+            self.hurry = 4;
+        } else {
+            // Answers that arrive late, and twice, from some of them only.
+            self.partition = 20 + rng.below(60);
+            self.duplicate = 100 + rng.below(200);
+            self.reorder = 500 + rng.below(500);
+        }
+        if let Some(lease) = self.lease.as_mut().filter(|lease| lease.drift_ppm > 0) {
+            // One clock is slow: if that is the leader's, its lease is all but too long.
+            lease.drift_ppm = lease.drift_ppm.max(500_000);
+            let fast = u64::from(lease.drift_ppm);
+            self.fast_ppm.iter_mut().for_each(|ppm| *ppm = fast);
+            let slow = rng.below(self.fast_ppm.len());
+            self.fast_ppm[slow] = 0;
+            self.configuration.lease = self.configuration.lease.and(self.lease);
+        }
         self.prompt_disk = 900;
-        self.step_ns = 200_000 + rng.below(2_000_000);
+        self.step_ns = 100_000 + rng.below(900_000);
         self.tick.iter_mut().for_each(|times| *times = (*times).max(2));
         self.config.reads_pending_max = 8;
     }

@@ -553,7 +553,7 @@ impl World {
     /// Cuts a leader off the others, in one direction or both; or ends all cuts.
     fn isolate(&mut self, node: usize) {
         self.blocked.clear();
-        let kind = self.rng.below(4);
+        let kind = *self.rng.pick(&[0, 1, 1, 1, 2, 3]);
         let id = self.nodes[node].id;
         for other in self.nodes.iter().map(|node| node.id).filter(|other| *other != id) {
             if kind == 1 || kind == 2 {
