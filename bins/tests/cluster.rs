@@ -36,7 +36,14 @@ fn the_commands_answer_as_documented() {
     said(&["get", "nothing"], 1, "");
     said(&["put", "greeting", "hi", "--prev-kv", "--exactly-once"], 0, "OK\nhello\n");
     said(&["get", "greeting", "--revision", "1"], 0, "hello\n");
-    said(&["get", "greeting", "--serializable"], 0, "hi\n");
+    said(&["get", "greeting", "--any"], 0, "hi\n");
+    // Any node answers from what it has: a follower hears a moment later that the put is committed.
+    run(async {
+        eventually(20, "all have it", || async {
+            stdout(&ask(&["get", "greeting", "--serializable"])) == "hi\n"
+        })
+        .await;
+    });
     said(&["range", "greet", "--prefix"], 0, "greeting\thi\n");
     said(&["range", "greet", "--prefix", "--count-only"], 0, "1\n");
     said(&["range", "a", "b"], 1, "");

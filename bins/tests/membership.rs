@@ -397,6 +397,15 @@ fn reads_by_lease_are_switched_on_and_off() {
 }
 
 #[test]
+fn a_follower_that_is_removed_hears_of_it_and_ends() {
+    let mut cluster = serving();
+    let follower = leader(&cluster) % 3 + 1;
+    does(&cluster, &["member", "remove", &follower.to_string()]);
+    run(ends(&mut cluster, follower));
+    does(&cluster, &["put", "k", "v"]);
+}
+
+#[test]
 fn addresses_are_changed_while_the_member_is_the_same() {
     let cluster = serving();
     let list_before = list(&cluster);

@@ -136,7 +136,7 @@ pub enum MemberRefusal {
     )]
     BadLease,
     /// The node to be added does not answer as it should.
-    #[error("member {} at {address} cannot be added: {why}", .id.0)]
+    #[error("member {} cannot be added: {why}", .id.0)]
     NotReady {
         /// Which one.
         id: NodeId,
