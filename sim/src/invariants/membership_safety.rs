@@ -7,7 +7,8 @@
 //!   may be committed (Ongaro, 2015: the mend of the change of single servers, which is as needed here).
 //! - A configuration is a function of the log: at one index, committed configurations are the same on all nodes, also
 //!   those in snapshots.
-//! - Only a voter of its own configuration is elected.
+//! - Only a voter is elected: of the newest configuration in its log, or of one before that it does not know to be
+//!   superseded. Whom the newest leaves out may be needed until that is committed (§4.2.2).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,6 +31,14 @@ struct Known {
     term: Term,
     /// Whether it has committed an entry of `term` as that term's leader.
     established: bool,
+}
+
+impl Known {
+    /// Whether some configuration that may be the one in force lets it vote.
+    fn may_lead(&self, node: NodeId) -> bool {
+        let open = self.configurations.iter().rev().take_while(|(at, _)| *at > self.commit).count();
+        self.configurations.iter().rev().take(open + 1).any(|(_, configuration)| configuration.is_voter(node))
+    }
 }
 
 /// All configurations there ever were.
@@ -64,8 +73,8 @@ impl MembershipSafety {
     pub(super) fn role_changed(&mut self, node: NodeId, role: RoleName, term: Term) -> Result<(), Failure> {
         let known = self.nodes.entry(node).or_default();
         (known.role, known.term, known.established) = (role, term, false);
-        let Some((index, newest)) = known.configurations.last() else { return Ok(()) };
-        if role != RoleName::Leader || !known.certain || newest.is_voter(node) {
+        let Some((index, _)) = known.configurations.last() else { return Ok(()) };
+        if role != RoleName::Leader || !known.certain || known.may_lead(node) {
             return Ok(());
         }
         let text = format!("{node} leads term {term}, and in its configuration of {index} it does not vote");
@@ -287,6 +296,15 @@ mod tests {
         let mut safety = led();
         safety.booted(NodeId(4), Index(1), &simple([1, 2, 3]));
         broken(safety.role_changed(NodeId(4), RoleName::Leader, Term(3)), "does not vote");
+
+        // Left out by a configuration that is not committed, A may be needed to commit it.
+        let mut safety = led();
+        safety.changed(A, Index(2), &joint([2, 3], [1, 2, 3])).unwrap();
+        safety.committed(A, LogId::new(2, 2)).unwrap();
+        safety.changed(A, Index(3), &simple([2, 3])).unwrap();
+        safety.role_changed(A, RoleName::Leader, Term(3)).unwrap();
+        safety.committed(A, LogId::new(3, 3)).unwrap();
+        broken(safety.role_changed(A, RoleName::Leader, Term(4)), "does not vote");
     }
 
     #[test]
