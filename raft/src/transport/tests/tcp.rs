@@ -234,6 +234,25 @@ async fn a_killed_peer_is_noticed_at_once_and_its_port_is_free_again() {
 }
 
 #[tokio::test]
+async fn the_loss_of_the_stream_from_a_peer_is_noticed_at_once() {
+    let ([mut one, mut two], [to_one, _to_two]) = real_pair(2).await;
+    one.connected().await;
+    two.connected().await;
+    let before = RealClock.now();
+    // What two sends comes through here; what one sends goes another way.
+    drop(to_one);
+    assert_eq!(one.next().await, Incoming::Disconnected(NodeId(2)));
+    assert!(RealClock.now().since(before) < Duration::from_secs(2), "not after the idle limit");
+    one.transport.send(numbered(1, 2, 5));
+    loop {
+        if let Incoming::Message(message) = two.next().await {
+            assert_eq!(number(&message), 5);
+            break;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_port_in_use_and_a_name_that_is_none_are_errors() {
     let listener = RealNet.listen("127.0.0.1:0").await.unwrap();
     let error = RealNet.listen(&listener.local_address()).await.err().expect("taken");
