@@ -247,17 +247,8 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
     let (leadership_in, leadership) =
         watch::channel(Leadership { term: raft.hard_state().term, ..Leadership::default() });
     let (stopped_in, stopped) = watch::channel(None);
-    let applied = machine.applied().last;
+    let state = State::new(machine.applied().last, wal.stats());
     let (membership_in, membership) = watch::channel(membership::at_boot(&raft));
-    let state = State {
-        applied,
-        applying: 0,
-        checkpoint: applied,
-        checkpointing: false,
-        unsaved_bytes: 0,
-        wal: wal.stats(),
-        unattested: false,
-    };
     let parts = Parts {
         raft,
         transport,

@@ -120,6 +120,21 @@ pub(super) struct State {
     pub(super) unattested: bool,
 }
 
+impl State {
+    /// That of a node whose store holds what is up to `applied`.
+    pub(super) fn new(applied: LogId, wal: WalStats) -> Self {
+        Self {
+            applied,
+            applying: 0,
+            checkpoint: applied,
+            checkpointing: false,
+            unsaved_bytes: 0,
+            wal,
+            unattested: false,
+        }
+    }
+}
+
 /// What [`EventLoop::new`] is given, beside the options.
 pub(super) struct Parts<S: StateMachine> {
     pub(super) raft: Raft,

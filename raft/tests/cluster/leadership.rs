@@ -126,14 +126,12 @@ async fn a_follower_says_whom_to_ask_and_one_without_a_leader_says_that() {
     }
 }
 
-#[tokio::test]
-async fn a_lease_is_looked_at_when_the_read_comes_and_not_when_the_last_tick_was() {
+/// A cluster whose leader has a lease, and its leader. Ticks are so rare that what is tested comes between two of them.
+async fn leased(lease: Lease) -> (Cluster, NodeId) {
     let mut cluster = Cluster::new(3);
-    // Ticks so rare that a read comes between two of them.
-    cluster.tick = Duration::from_millis(300);
+    cluster.tick = Duration::from_millis(200);
     cluster.start(&[1, 2, 3]).await;
     let leader = cluster.leader().await;
-    let lease = Lease { duration_ms: 60_000, drift_ppm: 1000 };
     let changed = cluster.node(leader).change_membership(vec![Change::SetLease(Some(lease))]).await;
     assert_eq!(changed.unwrap().lease, Some(lease));
     for round in 0.. {
@@ -143,6 +141,12 @@ async fn a_lease_is_looked_at_when_the_read_comes_and_not_when_the_last_tick_was
         assert!(round < 2000, "the leader is never promised anything");
         pause().await;
     }
+    (cluster, leader)
+}
+
+#[tokio::test]
+async fn a_lease_is_looked_at_when_the_read_comes_and_not_when_the_last_tick_was() {
+    let (mut cluster, leader) = leased(Lease { duration_ms: 60_000, drift_ppm: 1000 }).await;
     for id in (1..=3).map(NodeId).filter(|id| *id != leader) {
         cluster.kill(id);
     }
@@ -151,4 +155,21 @@ async fn a_lease_is_looked_at_when_the_read_comes_and_not_when_the_last_tick_was
     cluster.clock.jump(Duration::from_secs(3600));
     let read = node.read_index().await;
     assert_eq!(read, Err(ReadError::LeadershipLost), "an hour later others may lead");
+}
+
+#[tokio::test]
+async fn a_promise_counts_from_when_it_is_asked_for_and_not_from_the_last_tick() {
+    let (mut cluster, leader) = leased(Lease { duration_ms: 60_000, drift_ppm: 1000 }).await;
+    let term = cluster.term(leader);
+    // The clock of all; the read asks for new promises at once.
+    cluster.clock.jump(Duration::from_secs(3600));
+    assert!(cluster.node(leader).read_index().await.is_ok());
+    cluster.kill(leader);
+    // Longer than any election timeout, and shorter than the promise.
+    for _ in 0..2 * 10 * 200 / 5 + 200 {
+        pause().await;
+    }
+    for (id, node) in &cluster.nodes {
+        assert_eq!(node.leadership().borrow().term.0, term, "{id} keeps its word");
+    }
 }
