@@ -390,3 +390,12 @@ fn a_commit_index_reaches_no_further_than_its_append() {
     assert_eq!(last, Some(&MessageBody::AppendAccepted { matched: Index(2) }));
     assert_eq!(raft.last_log_id(), LogId::new(1, 3), "what does not differ is not cut");
 }
+
+/// A snapshot may end with an entry of an earlier term than the one its receiver is in (willemt/raft#118).
+#[test]
+fn a_snapshot_does_not_take_the_term_back() {
+    let mut raft = follower();
+    let meta = SnapshotMeta { last: LogId::new(1, 3), configuration: voters(&[1, 2, 3]) };
+    raft.step(message(2, 1, 4, MessageBody::InstallSnapshot { meta })).unwrap();
+    assert_eq!((raft.hard_state().term, raft.commit()), (Term(4), Index(3)));
+}

@@ -119,6 +119,8 @@ impl Plan {
         self.compact /= 4;
         self.drop /= 4;
         self.report /= 4;
+        self.change /= 8;
+        self.hand_over = 1 + rng.below(6);
         if rng.chance(500) {
             self.partition /= 8;
             self.hurry = 4;
@@ -128,18 +130,25 @@ impl Plan {
             self.duplicate = 100 + rng.below(200);
             self.reorder = 500 + rng.below(500);
         }
-        if let Some(lease) = self.lease.as_mut().filter(|lease| lease.drift_ppm > 0) {
-            // One clock is slow: if that is the leader's, its lease is all but too long.
+        // One clock is slow, in ticks too: if that is the leader's, it believes in itself for long.
+        let slow = rng.below(self.nodes);
+        self.tick = vec![10; self.nodes];
+        self.tick[slow] = 1;
+        self.campaign = 15;
+        self.config.election_timeout_ticks = 12;
+        self.config.heartbeat_ticks = 1;
+        let Some(mut lease) = self.lease else { return };
+        if lease.drift_ppm > 0 {
             lease.drift_ppm = lease.drift_ppm.max(500_000);
-            let fast = u64::from(lease.drift_ppm);
-            self.fast_ppm.iter_mut().for_each(|ppm| *ppm = fast);
-            let slow = rng.below(self.fast_ppm.len());
+            self.fast_ppm.fill(u64::from(lease.drift_ppm));
             self.fast_ppm[slow] = 0;
-            self.configuration.lease = self.configuration.lease.and(self.lease);
         }
+        self.lease = Some(lease);
+        self.configuration.lease = self.configuration.lease.and(self.lease);
+        // So long that others may be elected before the leader notices that it is alone.
+        let actions = 200 + rng.below(300);
+        self.step_ns = 2_000_000 * lease.duration_ms as usize / actions;
         self.prompt_disk = 900;
-        self.step_ns = 100_000 + rng.below(900_000);
-        self.tick.iter_mut().for_each(|times| *times = (*times).max(2));
         self.config.reads_pending_max = 8;
     }
 }
