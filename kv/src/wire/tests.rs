@@ -30,6 +30,16 @@ fn put(key: &[u8], value: &[u8]) -> RequestBody {
     })
 }
 
+fn add_member() -> RequestBody {
+    RequestBody::AddMember {
+        id: NodeId(4),
+        peer: "h:41".into(),
+        client: "h:40".into(),
+        joining: true,
+        expected: Some(9),
+    }
+}
+
 /// The bytes of `values`, framed.
 fn framed<T: Serialize>(values: &[T]) -> Vec<u8> {
     run(async {
@@ -74,6 +84,14 @@ fn requests_and_answers_come_back_as_they_were_sent() {
         Request { id: u64::MAX, body: RequestBody::Range { range, mode: ReadMode::Serializable } },
         Request { id: 3, body: RequestBody::Status },
         Request { id: 4, body: RequestBody::Members },
+        Request { id: 5, body: RequestBody::Membership },
+        Request { id: 6, body: RequestBody::LeaderStatus },
+        Request { id: 7, body: RequestBody::TransferLeader { to: Some(NodeId(2)) } },
+        Request { id: 8, body: add_member() },
+        Request {
+            id: 9,
+            body: RequestBody::ChangeMembers { changes: vec![Change::Remove(NodeId(2))], expected: Some(4) },
+        },
     ];
     assert_eq!(received::<Request>(&framed(&requests), LIMIT).unwrap(), requests);
     let answers = vec![
@@ -81,8 +99,64 @@ fn requests_and_answers_come_back_as_they_were_sent() {
         Answer { id: 2, outcome: Outcome::NotDone(NotDone::NotLeader { leader: Some("h:1".into()) }) },
         Answer { id: 3, outcome: Outcome::Unknown(Unknown::Stopped) },
         Answer { id: 4, outcome: Outcome::Done(Reply::Status(Box::default())) },
+        Answer { id: 5, outcome: Outcome::Done(Reply::Membership(Box::default())) },
+        Answer { id: 6, outcome: Outcome::Done(Reply::Leader(NodeId(3))) },
+        Answer {
+            id: 7,
+            outcome: Outcome::NotDone(NotDone::Refused(MemberRefusal::TransferFailed { to: NodeId(2) })),
+        },
     ];
     assert_eq!(received::<Answer>(&framed(&answers), LIMIT).unwrap(), answers);
+}
+
+#[test]
+fn each_refusal_of_a_change_is_one_line_that_says_what_to_do() {
+    use MemberRefusal as R;
+    let (id, to) = (NodeId(4), NodeId(4));
+    let why = "nobody lives there; start it".to_owned();
+    let refusals = [
+        R::NotEstablished,
+        R::InProgress,
+        R::Transferring { to },
+        R::Changed { index: 9 },
+        R::AlreadyMember(id),
+        R::NotMember(id),
+        R::AlreadyVoter(id),
+        R::NotVoter(id),
+        R::IdUsed(id),
+        R::OtherIncarnation(id),
+        R::Twice(id),
+        R::NoVoters,
+        R::Nothing,
+        R::BadLease,
+        R::NotReady { id, address: "h:41".into(), why },
+        R::AlreadyLeader(id),
+        R::NoTarget,
+        R::TransferFailed { to },
+    ];
+    for refusal in &refusals {
+        let text = refusal.to_string();
+        let (what, then) = text.split_once(": ").unwrap_or_else(|| panic!("{text}"));
+        assert!(!what.is_empty() && !then.is_empty() && text.lines().count() == 1, "{text}");
+        assert!(!text.contains("n4"), "clients call it member 4: {text}");
+    }
+    let passing: Vec<_> = refusals.iter().filter(|refusal| refusal.is_temporary()).collect();
+    assert_eq!(passing, [&R::NotEstablished, &R::InProgress, &R::Transferring { to }]);
+}
+
+#[test]
+fn what_a_member_is_follows_from_the_configuration() {
+    let mut configuration = raft::core::Configuration::of_voters([1, 2].map(NodeId));
+    configuration.voters_outgoing = [2, 3].map(NodeId).into();
+    configuration.learners = [4, 5].map(NodeId).into();
+    configuration.joining = [5].map(NodeId).into();
+    let roles = (1..=6).map(|n| MemberRole::of(NodeId(n), &configuration).map(MemberRole::name));
+    let expected = ["voter", "voter", "leaving", "learner", "joining"].map(Some);
+    assert_eq!(roles.collect::<Vec<_>>(), [&expected[..], &[None]].concat());
+    let membership = |index, committed, configuration| Membership { index, committed, configuration };
+    assert!(!membership(1, true, configuration).is_settled());
+    assert!(!membership(1, false, Default::default()).is_settled());
+    assert!(membership(1, true, Default::default()).is_settled());
 }
 
 #[test]
