@@ -113,6 +113,10 @@ impl MembershipSafety {
 
     /// A snapshot holds the configuration in force where it ends.
     pub(super) fn snapshot(&mut self, node: NodeId, meta: &SnapshotMeta) -> Result<(), Failure> {
+        let known = self.nodes.entry(node).or_default();
+        known.commit = known.commit.max(meta.last.index);
+        // What its log had there is replaced, whether it was what was committed or not.
+        known.configurations.retain(|(at, _)| *at > meta.last.index);
         let at = self.committed.range(..=meta.last.index).next_back();
         if let Some((index, (configuration, first))) = at
             && *configuration != meta.configuration
@@ -125,8 +129,6 @@ impl MembershipSafety {
             );
             return Err(Failure::new(RULE, text));
         }
-        let known = self.nodes.entry(node).or_default();
-        known.commit = known.commit.max(meta.last.index);
         Ok(())
     }
 
@@ -289,6 +291,19 @@ mod tests {
         broken(safety.committed(B, LogId::new(2, 2)), "at 2 n1 committed");
         let forgetful = SnapshotMeta { last: LogId::new(2, 5), configuration: simple([1, 2, 3]) };
         broken(safety.snapshot(B, &forgetful), "the snapshot of 5@2");
+    }
+
+    #[test]
+    fn what_a_snapshot_has_replaced_is_not_taken_for_committed() {
+        let mut safety = led();
+        safety.booted(B, Index(2), &joint([1, 3], [1, 2, 3]));
+        safety.changed(A, Index(2), &joint([1, 2], [1, 2, 3])).unwrap();
+        safety.committed(A, LogId::new(2, 2)).unwrap();
+        let meta = SnapshotMeta { last: LogId::new(2, 2), configuration: joint([1, 2], [1, 2, 3]) };
+        safety.snapshot(B, &meta).unwrap();
+        safety.started(B);
+        safety.booted(B, Index(5), &joint([1, 2], [1, 2, 3]));
+        safety.committed(B, LogId::new(2, 6)).unwrap();
     }
 
     #[test]
