@@ -28,7 +28,13 @@ fn serving() -> Cluster {
     let cluster = Cluster::started();
     run(async {
         let client = cluster.client(1);
-        eventually(20, "a leader serves", || async { client.get("x").await.is_ok() }).await;
+        for _ in 0..1_000 {
+            if client.get("x").await.is_ok() {
+                return;
+            }
+            sleep_ms(20).await;
+        }
+        panic!("nobody serves\n{}", cluster.logs());
     });
     cluster
 }
@@ -203,13 +209,19 @@ fn a_client_that_knows_only_members_of_old_finds_the_new_ones() {
 fn a_learner_serves_reads_and_is_promoted_and_demoted() {
     let mut cluster = serving();
     let fourth = cluster.spare(4);
+    // Its own list leaves out the third: where that one serves clients it knows from the configuration only.
+    let listed = std::fs::read_to_string(cluster.config(4)).unwrap();
+    let (without_third, _) = listed.rsplit_once("[[members]]").unwrap();
+    std::fs::write(cluster.config(4), without_third).unwrap();
     cluster.start_spare(4, &fourth);
     let (_, own) = fourth.split_once(',').unwrap();
     assert_eq!(does(&cluster, &["member", "add", &fourth, "--learner"]), "member 4 is a learner\n");
     assert_eq!(those(&list(&cluster), "learner"), [4]);
     does(&cluster, &["put", "k", "fresh"]);
     // The leader is where this client cannot reach it; the learner can.
-    does(&cluster, &["leader", "transfer", "3"]);
+    if leader(&cluster) != 3 {
+        does(&cluster, &["leader", "transfer", "3"]);
+    }
     let peer = list(&cluster)["members"][2]["peer"].as_str().unwrap().to_owned();
     does(&cluster, &["member", "update", &format!("3={peer},127.0.0.1:9")]);
     run(async {
@@ -362,11 +374,7 @@ fn what_cannot_be_is_refused_in_one_line() {
     let taken = format!("4={},127.0.0.1:2", first["peer"].as_str().unwrap());
     refuses(&cluster, &["member", "add", &taken], "is that of member 1 already");
     // A node of another cluster must not be taken into this one.
-    let stranger = Cluster::started();
-    run(async {
-        let client = stranger.client(1);
-        eventually(20, "the other cluster serves", || async { client.get("x").await.is_ok() }).await;
-    });
+    let stranger = serving();
     let theirs = list(&stranger)["members"][2].clone();
     let flag = format!("3={},{}", theirs["peer"].as_str().unwrap(), theirs["client"].as_str().unwrap());
     let flag = flag.replacen("3=", "7=", 1);

@@ -88,8 +88,7 @@ impl Cluster {
         let (peer, client) = (format!("127.0.0.1:{}", ports[0]), format!("127.0.0.1:{}", ports[1]));
         // The example is that of the fourth, with the documented addresses.
         let known = std::fs::read_to_string(self.config(1)).unwrap();
-        let known: Vec<&str> =
-            known.lines().filter(|line| line.contains(" = \"127.0.0.1:")).take(4).collect();
+        let known: Vec<&str> = known.lines().filter(|line| line.contains(" = \"127.0.0.1:")).collect();
         let data_dir = self.dir.path().join(id.to_string());
         let mut text = example(4)
             .replace("id = 4", &format!("id = {id}"))
