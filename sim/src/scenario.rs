@@ -136,11 +136,14 @@ pub enum FaultKind {
     Wipe,
     /// Leases are switched off, or on again.
     SwitchLease,
+    /// Two new members become voters while the leader hears nobody but learners: only one half of the joint
+    /// configuration can agree, and the other half elects another leader.
+    SplitChange,
 }
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Crash,
         Self::CrashAtDiskCall,
         Self::CrashWhen,
@@ -170,6 +173,7 @@ impl FaultKind {
         Self::Transfer,
         Self::Wipe,
         Self::SwitchLease,
+        Self::SplitChange,
     ];
 
     /// Whether it is about who is a member, or leads.
@@ -184,6 +188,7 @@ impl FaultKind {
                 | Self::Transfer
                 | Self::Wipe
                 | Self::SwitchLease
+                | Self::SplitChange
         )
     }
 }
@@ -432,9 +437,9 @@ fn draw_faults(random: &mut Random) -> BTreeSet<FaultKind> {
 
 fn draw_lease(random: &mut Random, leases: Leases, raft: &RaftScenario) -> Option<LeaseScenario> {
     let drawn = random.chance(350);
-    // No longer than an election timeout: a new leader is not held up by the promises to the old one.
+    // Shorter than an election timeout or longer: then the promises are all that holds up the next leader.
     let timeout_ms = raft.tick_ns * u64::from(raft.election_ticks) / MILLISECOND;
-    let duration_ms = timeout_ms * random.between(3, 10) / 10;
+    let duration_ms = timeout_ms * *random.pick(&[3, 10, 20, 40]) / 10;
     let drift_ppm = *random.pick(&[1_000, 50_000, 300_000]);
     let beyond = leases == Leases::Beyond;
     (drawn || leases != Leases::Drawn).then_some(LeaseScenario {
@@ -519,7 +524,8 @@ fn draw_storage(random: &mut Random) -> StorageScenario {
         checkpoint_bytes: *random.pick(&[1 << 10, 4 << 10, 16 << 10]),
         snapshot_entries: random.between(5, 40),
         retain_log_bytes: *random.pick(&[0, 512, 4 << 10]),
-        snapshot_bytes_per_second: *random.pick(&[0, 4 << 10, 64 << 10]),
+        // A snapshot takes a good part of an election timeout at most: else none may ever arrive.
+        snapshot_bytes_per_second: *random.pick(&[0, 64 << 10, 1 << 20]),
     }
 }
 

@@ -332,6 +332,10 @@ impl Cluster {
         }
     }
 
+    fn has_core(&self) -> bool {
+        self.shared.core.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     fn is_healed(&self, node: u8) -> bool {
         let core = self.shared.core.lock().unwrap_or_else(PoisonError::into_inner);
         core.as_ref().is_some_and(|core| core.contains(&node))
@@ -383,9 +387,15 @@ impl Cluster {
                 change(host(*id), host(node));
             }
         };
+        // Once the core is healed, its links are as they are to be.
+        if self.has_core() {
+            return;
+        }
         each(&|from, to| world.network.cut(from, to));
         world.time.sleep(trigger.isolate_ns).await;
-        each(&|from, to| world.network.heal(from, to));
+        if !self.has_core() {
+            each(&|from, to| world.network.heal(from, to));
+        }
     }
 
     /// A process that ends unasked has lost its disk, or was removed, or there is something wrong.

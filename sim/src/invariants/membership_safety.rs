@@ -7,7 +7,8 @@
 //!   may be committed (Ongaro, 2015: the mend of the change of single servers, which is as needed here).
 //! - A configuration is a function of the log: at one index, committed configurations are the same on all nodes, also
 //!   those in snapshots.
-//! - Only a voter of its own configuration is elected.
+//! - Only a voter is elected: of the newest configuration in its log, or of one before that it does not know to be
+//!   superseded. Whom the newest leaves out may be needed until that is committed (§4.2.2).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,6 +31,14 @@ struct Known {
     term: Term,
     /// Whether it has committed an entry of `term` as that term's leader.
     established: bool,
+}
+
+impl Known {
+    /// Whether some configuration that may be the one in force lets it vote.
+    fn may_lead(&self, node: NodeId) -> bool {
+        let open = self.configurations.iter().rev().take_while(|(at, _)| *at > self.commit).count();
+        self.configurations.iter().rev().take(open + 1).any(|(_, configuration)| configuration.is_voter(node))
+    }
 }
 
 /// All configurations there ever were.
@@ -64,8 +73,8 @@ impl MembershipSafety {
     pub(super) fn role_changed(&mut self, node: NodeId, role: RoleName, term: Term) -> Result<(), Failure> {
         let known = self.nodes.entry(node).or_default();
         (known.role, known.term, known.established) = (role, term, false);
-        let Some((index, newest)) = known.configurations.last() else { return Ok(()) };
-        if role != RoleName::Leader || !known.certain || newest.is_voter(node) {
+        let Some((index, _)) = known.configurations.last() else { return Ok(()) };
+        if role != RoleName::Leader || !known.certain || known.may_lead(node) {
             return Ok(());
         }
         let text = format!("{node} leads term {term}, and in its configuration of {index} it does not vote");
@@ -104,6 +113,10 @@ impl MembershipSafety {
 
     /// A snapshot holds the configuration in force where it ends.
     pub(super) fn snapshot(&mut self, node: NodeId, meta: &SnapshotMeta) -> Result<(), Failure> {
+        let known = self.nodes.entry(node).or_default();
+        known.commit = known.commit.max(meta.last.index);
+        // What its log had there is replaced, whether it was what was committed or not.
+        known.configurations.retain(|(at, _)| *at > meta.last.index);
         let at = self.committed.range(..=meta.last.index).next_back();
         if let Some((index, (configuration, first))) = at
             && *configuration != meta.configuration
@@ -116,8 +129,6 @@ impl MembershipSafety {
             );
             return Err(Failure::new(RULE, text));
         }
-        let known = self.nodes.entry(node).or_default();
-        known.commit = known.commit.max(meta.last.index);
         Ok(())
     }
 
@@ -283,10 +294,32 @@ mod tests {
     }
 
     #[test]
+    fn what_a_snapshot_has_replaced_is_not_taken_for_committed() {
+        let mut safety = led();
+        safety.booted(B, Index(2), &joint([1, 3], [1, 2, 3]));
+        safety.changed(A, Index(2), &joint([1, 2], [1, 2, 3])).unwrap();
+        safety.committed(A, LogId::new(2, 2)).unwrap();
+        let meta = SnapshotMeta { last: LogId::new(2, 2), configuration: joint([1, 2], [1, 2, 3]) };
+        safety.snapshot(B, &meta).unwrap();
+        safety.started(B);
+        safety.booted(B, Index(5), &joint([1, 2], [1, 2, 3]));
+        safety.committed(B, LogId::new(2, 6)).unwrap();
+    }
+
+    #[test]
     fn a_leader_that_does_not_vote_is_noticed() {
         let mut safety = led();
         safety.booted(NodeId(4), Index(1), &simple([1, 2, 3]));
         broken(safety.role_changed(NodeId(4), RoleName::Leader, Term(3)), "does not vote");
+
+        // Left out by a configuration that is not committed, A may be needed to commit it.
+        let mut safety = led();
+        safety.changed(A, Index(2), &joint([2, 3], [1, 2, 3])).unwrap();
+        safety.committed(A, LogId::new(2, 2)).unwrap();
+        safety.changed(A, Index(3), &simple([2, 3])).unwrap();
+        safety.role_changed(A, RoleName::Leader, Term(3)).unwrap();
+        safety.committed(A, LogId::new(3, 3)).unwrap();
+        broken(safety.role_changed(A, RoleName::Leader, Term(4)), "does not vote");
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub fn faults(seed: u64, scenario: &Scenario) -> Vec<ScheduledFault> {
         first: scenario.nodes,
         machines: scenario.machines(),
         drift_ppm_max: scenario.drift_ppm_max(),
+        beyond: scenario.lease.is_some_and(|lease| lease.beyond),
         drawn: Vec::new(),
     };
     if scenario.lease.is_some() && !draw.random.chance(100) {
@@ -31,7 +32,10 @@ pub fn faults(seed: u64, scenario: &Scenario) -> Vec<ScheduledFault> {
         let kind = *draw.random.pick(&kinds);
         draw.kind(at_ns, kind);
         at_ns += draw.random.exponential(scenario.fault_gap_ns) + MILLISECOND;
-        if matches!(kind, FaultKind::PowerCut | FaultKind::LostVote | FaultKind::RollingRestart) {
+        if matches!(
+            kind,
+            FaultKind::PowerCut | FaultKind::LostVote | FaultKind::RollingRestart | FaultKind::SplitChange
+        ) {
             // A cluster that never comes up shows nothing.
             at_ns += draw.random.between(500, 2_000) * MILLISECOND;
         }
@@ -48,6 +52,8 @@ struct Draw {
     machines: u8,
     /// The rate that clocks must keep to, if leases rely on it.
     drift_ppm_max: Option<u32>,
+    /// Whether clocks are to run apart further than leases allow.
+    beyond: bool,
     drawn: Vec<ScheduledFault>,
 }
 
@@ -127,6 +133,7 @@ impl Draw {
             | FaultKind::Transfer
             | FaultKind::Wipe
             | FaultKind::SwitchLease => self.membership(at_ns, kind),
+            FaultKind::SplitChange => self.split_change(at_ns),
         }
     }
 
@@ -218,14 +225,18 @@ impl Draw {
     fn deposed_leader(&mut self, at_ns: u64) {
         let for_ns = self.random.between(300, 2_000) * MILLISECOND;
         let node = Target::Leader;
-        self.add(
-            at_ns,
-            match self.drift_ppm_max {
-                None => Fault::ClockFreeze { node, for_ns },
-                // The slowest that is allowed: then its lease ends when the fastest promise does, at the latest.
-                Some(_) => Fault::ClockDrift { node, ppm: 0 },
-            },
-        );
+        match self.drift_ppm_max {
+            // The fastest followers that are allowed, and the slowest leader: its lease ends when the first promise
+            // does, at the latest.
+            Some(most) => {
+                for id in 1..=self.machines {
+                    self.add(at_ns, Fault::ClockDrift { node: Target::Node(id), ppm: i64::from(most) });
+                }
+                self.add(at_ns, Fault::ClockDrift { node, ppm: 0 });
+            }
+            None if self.beyond => self.add(at_ns, Fault::ClockDrift { node, ppm: -900_000 }),
+            None => self.add(at_ns, Fault::ClockFreeze { node, for_ns }),
+        }
         let cut = Cut::LeaderSide { with: self.beside_leader() };
         self.add(at_ns + 1, Fault::Cut { cut, for_ns });
     }
@@ -320,6 +331,12 @@ impl Draw {
             FaultKind::Replace => Fault::Replace { old: self.voter() },
             FaultKind::Transfer => {
                 let to = if self.random.chance(500) { Some(self.node()) } else { None };
+                if self.random.chance(400) {
+                    // The old leader does not hear how it went.
+                    let at_ns = at_ns + self.random.between(100, 10_000) * 1_000;
+                    let for_ns = self.random.between(300, 1_500) * MILLISECOND;
+                    self.add(at_ns, Fault::Cut { cut: Cut::LeaderSide { with: 0 }, for_ns });
+                }
                 Fault::Transfer { to }
             }
             FaultKind::Wipe => Fault::Wipe { node: self.target() },
@@ -331,6 +348,17 @@ impl Draw {
             }
         };
         self.add(at_ns, fault);
+    }
+
+    /// Two learners are made voters together while the leader hears no other voter (§4.3: both majorities must agree,
+    /// each on its own).
+    fn split_change(&mut self, at_ns: u64) {
+        let learner = Step::AddLearner { joining: false };
+        self.add(at_ns, Fault::Change { steps: vec![learner, learner] });
+        let at_ns = at_ns + self.random.between(300, 1_000) * MILLISECOND;
+        let for_ns = self.random.between(300, 2_000) * MILLISECOND;
+        self.add(at_ns, Fault::Cut { cut: Cut::LeaderAndLearners, for_ns });
+        self.add(at_ns + 1, Fault::Change { steps: vec![Step::Promote(0), Step::Promote(1)] });
     }
 
     fn voter(&mut self) -> Voter {

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use raft::core::NodeId;
+
 use super::membership::Requests;
 use crate::cluster::{Cluster, Trigger, Unsynced, host};
 use crate::plan::{Cut, Fault, ScheduledFault, Target};
@@ -130,7 +132,7 @@ impl Nemesis {
             | Fault::ClockDrift { node, .. }
             | Fault::ClockFreeze { node, .. }
             | Fault::Wipe { node } => *node,
-            Fault::Cut { cut: Cut::LeaderSide { .. }, .. } => Target::Leader,
+            Fault::Cut { cut: Cut::LeaderSide { .. } | Cut::LeaderAndLearners, .. } => Target::Leader,
             Fault::Cut { .. }
             | Fault::PowerCut { .. }
             | Fault::Change { .. }
@@ -298,6 +300,16 @@ impl Nemesis {
                 let count = self.cluster.world().scenario.machines();
                 let distance = |id: &u8| (*id + count - node) % count;
                 let (side, rest): (Vec<u8>, Vec<u8>) = nodes().partition(|id| distance(id) <= *with);
+                both_ways(side.into_iter().map(host), rest.into_iter().map(host))
+            }
+            Cut::LeaderAndLearners => {
+                let view = self.cluster.view(node);
+                let configuration = view.map(|view| view.raft().membership().configuration);
+                let learns = |id: &u8| {
+                    let id = NodeId(u64::from(*id));
+                    configuration.as_ref().is_some_and(|configuration| configuration.learners.contains(&id))
+                };
+                let (side, rest): (Vec<u8>, Vec<u8>) = nodes().partition(|id| *id == node || learns(id));
                 both_ways(side.into_iter().map(host), rest.into_iter().map(host))
             }
             Cut::OneWay { from, to } => {

@@ -273,6 +273,8 @@ pub enum Cut {
         /// How many.
         with: u8,
     },
+    /// Both ways between the leader with all learners and all other nodes; clients still reach both sides.
+    LeaderAndLearners,
     /// From each of `from` to each of `to`.
     OneWay {
         /// Not heard.
@@ -476,7 +478,7 @@ impl Fault {
             Self::Transfer { to } => to.iter().copied().collect(),
             Self::Reset { node, peer, .. } => &of(node) | &BTreeSet::from([*peer]),
             Self::Cut { cut, .. } => match cut {
-                Cut::LeaderSide { .. } => BTreeSet::new(),
+                Cut::LeaderSide { .. } | Cut::LeaderAndLearners => BTreeSet::new(),
                 Cut::Apart(nodes) => nodes.clone(),
                 Cut::OneWay { from: a, to: b } | Cut::Between { left: a, right: b } => a | b,
                 Cut::Ring(order) => order.iter().copied().collect(),

@@ -134,6 +134,7 @@ impl fmt::Display for Cut {
         match self {
             Self::Apart(nodes) => write!(f, "{} cut off from all", Nodes(nodes)),
             Self::LeaderSide { with } => write!(f, "the leader and {with} others cut off from the rest"),
+            Self::LeaderAndLearners => f.write_str("the leader and the learners cut off from the rest"),
             Self::OneWay { from, to } => write!(f, "{} not heard by {}", Nodes(from), Nodes(to)),
             Self::Between { left, right } => write!(f, "{} cut off from {}", Nodes(left), Nodes(right)),
             Self::Ring(order) => {
