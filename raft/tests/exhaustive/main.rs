@@ -17,6 +17,7 @@ use stateright::{Checker, Model};
 use world::World;
 
 /// Walks the whole world and says how large it was.
+#[expect(clippy::disallowed_methods, reason = "how long it took is for people to read")]
 fn walk(world: World) {
     let began = Instant::now();
     let name = format!("{world:?}");
