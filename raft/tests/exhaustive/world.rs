@@ -4,18 +4,22 @@
 //! order, or never. A disk is written when the model says so, and a crash at any moment loses what was not. Time is
 //! absent: any voter may stand for election at any moment.
 //!
+//! A world is named by its bounds; everything that can happen within them is tried, in every order, shortest first, so
+//! that a counterexample is a short one.
+//!
 //! What keeps the world finite: elections, entries, configuration changes and crashes are bounded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use raft::core::{
-    Boot, Change, Config, Configuration, Entry, HardState, LogId, Message, MessageBody, NodeId, Raft, Ready,
-    ReadyNumber, RoleName, Term,
+    Boot, Change, Config, Configuration, Entry, HardState, LogId, Member, Message, MessageBody, NodeId, Raft,
+    Ready, ReadyNumber, RoleName, Term,
 };
-use stateright::{Model, Property};
+use stateright::{Checker, Model, Property};
 
 /// The bounds of one world.
 #[derive(Clone, Debug)]
@@ -79,6 +83,34 @@ pub(crate) enum Action {
     Write(usize),
     Crash(usize),
     Deliver(u64),
+}
+
+/// A cluster whose nodes all vote.
+pub(crate) fn fixed(nodes: u64, campaigns: u8, entries: u64, beats: u8, crashes: u8) -> World {
+    World { nodes, voters: (1..=nodes).collect(), campaigns, entries, beats, crashes, change: Vec::new() }
+}
+
+/// A cluster of two voters, in which node 3 may take the place of `gone`.
+pub(crate) fn replacing(gone: u64, campaigns: u8, beats: u8, crashes: u8) -> World {
+    let member = Member::default();
+    let change = vec![Change::AddVoter { id: NodeId(3), member }, Change::Remove(NodeId(gone))];
+    World { nodes: 3, voters: vec![1, 2], campaigns, entries: 1, beats, crashes, change }
+}
+
+/// Walks the whole world and says how large it was.
+#[expect(clippy::disallowed_methods, reason = "how long it took is for people to read")]
+pub(crate) fn walk(world: World) {
+    let began = Instant::now();
+    let name = format!("{world:?}");
+    let checker = world.checker().threads(2).spawn_bfs().join();
+    println!(
+        "{name}\n    {} states, {} steps, at most {} deep, {:.1} s",
+        checker.unique_state_count(),
+        checker.state_count(),
+        checker.max_depth(),
+        began.elapsed().as_secs_f64()
+    );
+    checker.assert_properties();
 }
 
 impl World {
