@@ -399,3 +399,13 @@ fn a_snapshot_does_not_take_the_term_back() {
     raft.step(message(2, 1, 4, MessageBody::InstallSnapshot { meta })).unwrap();
     assert_eq!((raft.hard_state().term, raft.commit()), (Term(4), Index(3)));
 }
+
+/// What the byte limits count of a configuration is all of it: addresses are as long as users like.
+#[test]
+fn a_configuration_counts_with_its_addresses() {
+    let bare = configured(1, 1, voters(&[1, 2, 3]));
+    let member = Member { address: "a".repeat(500), context: Bytes::from(vec![0; 300]), ..Member::default() };
+    let nodes = [(NodeId(1), member)].into();
+    let addressed = configured(1, 1, Configuration { nodes, ..voters(&[1, 2, 3]) });
+    assert!(addressed.size_bytes() >= bare.size_bytes() + 800);
+}

@@ -149,6 +149,20 @@ fn a_promise_covers_every_lease_that_is_known() {
     assert!(would_vote(&mut raft));
 }
 
+/// It covers the term that the node is in as well: it may have promised to a leader of that very term, or of one before.
+#[test]
+fn a_promise_from_before_a_crash_covers_the_own_term() {
+    let hard_state = HardState { term: Term(1), voted_for: None };
+    let mut raft = Raft::new(Config::new(NodeId(1)), Boot { hard_state, ..boot(leased(100)) }).unwrap();
+    raft.observe_time(0);
+    let request = MessageBody::RequestVote { last: LogId::ZERO, leadership_transfer: false };
+    raft.step(message(3, 1, request.clone())).unwrap();
+    assert_eq!(settle(&mut raft), [MessageBody::VoteResponse { granted: false }]);
+    raft.observe_time(100 * MS);
+    raft.step(message(3, 1, request)).unwrap();
+    assert_eq!(settle(&mut raft), [MessageBody::VoteResponse { granted: true }]);
+}
+
 /// A reading that goes back neither shortens a promise nor prolongs a lease.
 #[test]
 fn a_clock_that_goes_back_is_ignored() {

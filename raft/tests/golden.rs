@@ -110,3 +110,24 @@ fn stories_that_are_named_exist() {
     }
     assert!(named > 5, "only {named} stories are named");
 }
+
+/// `docs/known-bugs.md` has a row for each bug that is planted in the core, and names files that are there.
+#[test]
+fn planted_bugs_have_a_row() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let rows = fs::read_to_string(root.join("../docs/known-bugs.md")).expect("the table can be read");
+    let mut planted = 0;
+    for entry in fs::read_dir(root.join("src/core")).expect("the core can be read") {
+        let path = entry.expect("the core can be read").path();
+        let source = if path.is_dir() { String::new() } else { fs::read_to_string(&path).expect("source") };
+        for rest in source.split("mutant!(\"").skip(1) {
+            let id = rest.split('"').next().unwrap_or_default();
+            assert!(rows.contains(&format!("| `{id}`: ")), "{id} has no row in docs/known-bugs.md");
+            planted += 1;
+        }
+    }
+    assert!(planted > 20, "only {planted} bugs are planted");
+    for named in rows.split('`').skip(1).step_by(2).filter(|named| named.starts_with("raft/")) {
+        assert!(root.join("..").join(named).exists(), "docs/known-bugs.md names {named}, which is not there");
+    }
+}

@@ -27,7 +27,7 @@ impl Raft {
         let connected = &self.shared.connected;
         let is_reachable = |peer: NodeId| peer == id || connected.contains(&peer);
         let has_quorum = quorum::agrees(self.shared.configurations.current(), is_reachable);
-        if self.leader().is_none() && self.shared.is_voter() && has_quorum {
+        if self.leader().is_none() && has_quorum {
             self.hurry();
         }
     }

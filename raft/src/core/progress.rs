@@ -387,7 +387,7 @@ mod tests {
                 prop_assert!(progress.inflights.len() <= MESSAGES_MAX);
             }
             // Once messages arrive, it ends with everything acknowledged (rule 15).
-            for _ in 0..100 {
+            for _ in 0..400 {
                 run(Step::Heartbeat, &mut progress, &mut twin);
                 run(Step::Send(2), &mut progress, &mut twin);
                 run(Step::Arrive(0), &mut progress, &mut twin);

@@ -4,10 +4,12 @@ use bytes::Bytes;
 use raft::core::{Change, ChangeError, Lease, Member, NodeId};
 use raft::driver::{MembershipError, StopReason};
 
-use crate::harness::{Cluster, Handle, NEVER, pause};
+use crate::harness::{Cluster, Handle, NEVER, pause, within};
 
 async fn running(size: u64) -> Cluster {
     let mut cluster = Cluster::new(size);
+    // So long do those who leave have to learn it, on a busy machine too.
+    cluster.election_timeout_ticks = 100;
     let ids: Vec<u64> = (1..=size).collect();
     cluster.start(&ids).await;
     cluster
@@ -17,7 +19,8 @@ async fn running(size: u64) -> Cluster {
 async fn change(cluster: &Cluster, changes: &[Change]) -> raft::core::Configuration {
     for _ in 0..2000 {
         let leader = cluster.leader().await;
-        match cluster.node(leader).change_membership(changes.to_vec()).await {
+        let change = cluster.node(leader).change_membership(changes.to_vec());
+        match within("the change", change).await {
             Ok(configuration) => return configuration,
             Err(MembershipError::Refused(
                 ChangeError::NotLeader { .. } | ChangeError::NotEstablished | ChangeError::InProgress,
@@ -36,7 +39,7 @@ async fn add(cluster: &mut Cluster, joining: bool) -> NodeId {
     let leader: Handle = cluster.node(cluster.leader().await).clone();
     for round in 0.. {
         let context = Bytes::from_static(b"its context");
-        match leader.add_member(id, address.clone(), context, joining).await {
+        match within("the addition", leader.add_member(id, address.clone(), context, joining)).await {
             Ok(configuration) => {
                 let member = &configuration.nodes[&id];
                 assert!(configuration.learners.contains(&id), "a new member learns first: {configuration:?}");
@@ -49,7 +52,7 @@ async fn add(cluster: &mut Cluster, joining: bool) -> NodeId {
             Err(error) => panic!("{error}"),
         }
     }
-    let node = started.await.unwrap().unwrap();
+    let node = within("the start of a new node", started).await.unwrap().unwrap();
     cluster.nodes.insert(id, node);
     id
 }
@@ -95,13 +98,13 @@ async fn a_leader_that_is_removed_hands_over_and_stops() {
     let configuration = change(&cluster, &[Change::Remove(leader)]).await;
     assert!(!configuration.contains(leader) && configuration.removed.contains(&leader));
     assert!(!configuration.is_joint());
-    assert_eq!(*node.stopped().await, StopReason::Removed);
+    assert_eq!(*within("its stop", node.stopped()).await, StopReason::Removed);
     cluster.kill(leader);
     assert_eq!(cluster.propose("b").await, 2, "the others go on");
     // What is left of it is told so, and stops by itself.
     let started = cluster.begin(leader, |_| {});
-    let again = started.await.unwrap().unwrap();
-    assert_eq!(*again.stopped().await, StopReason::Removed);
+    let again = within("its start", started).await.unwrap().unwrap();
+    assert_eq!(*within("its stop", again.stopped()).await, StopReason::Removed);
     assert_eq!(cluster.propose("c").await, 3);
 }
 
@@ -133,7 +136,7 @@ async fn one_is_replaced_by_another_in_one_change() {
     let configuration = change(&cluster, &[Change::Promote(new), Change::Remove(old)]).await;
     assert_eq!(configuration.voters.len(), 3);
     assert!(configuration.voters.contains(&new) && !configuration.contains(old));
-    assert_eq!(*cluster.node(old).stopped().await, StopReason::Removed);
+    assert_eq!(*within("its stop", cluster.node(old).stopped()).await, StopReason::Removed);
     cluster.kill(old);
     assert_eq!(cluster.propose("after").await, 21);
     // The id is spent.
@@ -220,7 +223,7 @@ async fn most_of_the_voters_are_replaced_in_one_change() {
     let configuration = change(&cluster, &changes).await;
     assert_eq!(configuration.voters, [NodeId(1), new[0], new[1]].into());
     for id in [2, 3].map(NodeId) {
-        assert_eq!(*cluster.node(id).stopped().await, StopReason::Removed);
+        assert_eq!(*within("its stop", cluster.node(id).stopped()).await, StopReason::Removed);
         cluster.kill(id);
     }
     assert_eq!(cluster.propose("by the new ones").await, 21);
@@ -231,10 +234,7 @@ async fn most_of_the_voters_are_replaced_in_one_change() {
 
 #[tokio::test]
 async fn one_that_was_down_when_it_was_removed_disturbs_nobody() {
-    let mut cluster = Cluster::new(3);
-    // Long enough not to lose each other on a busy machine.
-    cluster.election_timeout_ticks = 200;
-    cluster.start(&[1, 2, 3]).await;
+    let mut cluster = running(3).await;
     cluster.propose("a").await;
     let gone = cluster.follower().await;
     cluster.kill(gone);
