@@ -1,5 +1,6 @@
 //! The message soup: bare cores under drops, duplicates, reordering, partitions, lagging disks, crashes, compaction
-//! and snapshots, for as many schedules as there is time for.
+//! and snapshots, while members come and go, leaders hand over, reads come to anyone, and clocks run apart as far as
+//! leases allow; for as many schedules as there is time for.
 //!
 //! A schedule is a pure function of its seed. `SOUP_SCHEDULES=20000` runs that many, `SOUP_SEED=7` runs one,
 //! `SOUP_SEED=7 SOUP_TRACE=1` also tells what happens in it.
