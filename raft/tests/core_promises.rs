@@ -72,7 +72,8 @@ fn would_vote(raft: &mut Raft) -> bool {
     granted
 }
 
-fn leader(configuration: Configuration) -> Raft {
+/// Leads term 1; nobody has its no-op yet.
+fn fresh_leader(configuration: Configuration) -> Raft {
     let mut raft = node(configuration);
     raft.observe_time(0);
     raft.observe_time(10_000 * MS);
@@ -82,9 +83,15 @@ fn leader(configuration: Configuration) -> Raft {
     settle(&mut raft);
     raft.step(message(2, 1, MessageBody::VoteResponse { granted: true })).unwrap();
     settle(&mut raft);
+    assert_eq!((raft.role(), raft.commit()), (RoleName::Leader, Index(0)));
+    raft
+}
+
+fn leader(configuration: Configuration) -> Raft {
+    let mut raft = fresh_leader(configuration);
     raft.step(message(2, 1, MessageBody::AppendAccepted { matched: Index(1) })).unwrap();
     settle(&mut raft);
-    assert_eq!((raft.role(), raft.commit()), (RoleName::Leader, Index(1)));
+    assert_eq!(raft.commit(), Index(1));
     raft
 }
 
@@ -227,6 +234,14 @@ fn a_leader_counts_its_own_promise_once_its_disk_has_the_lease() {
 /// A lease is no licence to read what is not known to be committed: a fresh leader asks.
 #[test]
 fn a_lease_does_not_replace_the_noop() {
+    let mut raft = fresh_leader(leased(100));
+    raft.tick();
+    raft.tick();
+    let asks = |body: &MessageBody| matches!(body, MessageBody::Heartbeat { lease: true, .. });
+    assert!(!settle(&mut raft).iter().any(asks), "it does not know what is committed");
+    raft.step(message(2, 1, MessageBody::HeartbeatResponse { round: 1, leased: true })).unwrap();
+    assert!(!raft.status().has_lease);
+
     let mut raft = leader(leased(100));
     renew(&mut raft);
     raft.read_index(1).unwrap();
@@ -265,4 +280,26 @@ fn an_answer_to_an_earlier_life_is_dropped() {
     // Nor does it count twice.
     raft.step(message(2, 1, answer(now))).unwrap();
     assert!(!raft.has_ready());
+}
+
+/// Several rounds may be under way. The answer to an earlier one counts from when that one was sent.
+#[test]
+fn an_answer_to_an_earlier_round_counts_from_that_round() {
+    let mut raft = leader(leased(100));
+    let mut rounds = Vec::new();
+    for ms in [10_000, 10_050] {
+        raft.observe_time(ms * MS);
+        raft.tick();
+        raft.tick();
+        rounds.extend(settle(&mut raft).into_iter().find_map(|body| match body {
+            MessageBody::Heartbeat { round, lease: true, .. } => Some(round),
+            _ => None,
+        }));
+    }
+    let answer = MessageBody::HeartbeatResponse { round: rounds[0], leased: true };
+    raft.step(message(2, 1, answer)).unwrap();
+    raft.observe_time(10_099 * MS);
+    assert!(raft.status().has_lease);
+    raft.observe_time(10_100 * MS);
+    assert!(!raft.status().has_lease);
 }

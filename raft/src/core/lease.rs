@@ -69,7 +69,7 @@ impl Clock {
         }
     }
 
-    /// Makes the promise; says whether that was possible.
+    /// Makes the promise; says whether there was one to make, and a time from which to count.
     fn bind(&mut self, lease_ms: u32) -> bool {
         let Some(now) = self.now_ns else { return false };
         let until = now.saturating_add(u64::from(lease_ms) * NS_IN_MS);
@@ -100,7 +100,7 @@ impl Raft {
     pub(super) fn promise_lease(&mut self) -> bool {
         let shared = &mut self.shared;
         let lease_ms = shared.configurations.lease_ms_max(shared.log.durable());
-        lease_ms > 0 && shared.clock.bind(lease_ms)
+        shared.clock.bind(lease_ms)
     }
 
     /// Whether the leader may answer a read now, without asking.
