@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use kv::client::{Client, ClientOptions};
@@ -38,10 +39,21 @@ impl Drop for Process {
     }
 }
 
-/// Ports that are free now. All are held until all are found, so that they differ.
+/// Ports that are free now. They lie below those that the system gives to outgoing connections, which would take them
+/// before the nodes do; and no two tests of a process are given the same.
 pub(crate) fn free_ports(count: usize) -> Vec<u16> {
-    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Test processes that run at the same time begin at different places.
+    let begin = std::process::id().wrapping_mul(101) % 13_000;
+    let mut found = Vec::new();
+    while found.len() < count {
+        let port = 10_000 + (begin + NEXT.fetch_add(1, Ordering::Relaxed)) % 13_000;
+        let port = u16::try_from(port).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            found.push(port);
+        }
+    }
+    found
 }
 
 pub(crate) fn example(id: usize) -> String {
