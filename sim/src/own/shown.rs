@@ -22,9 +22,12 @@ pub(super) fn numbered(number: u64, command: &[u8]) -> Bytes {
     bytes.freeze()
 }
 
+/// The number of an operation, what was answered to it, and which node said so first.
+type Answer<M> = (u64, <M as crate::checker::sequential::Sequential>::Output, u8);
+
 /// What every node must have answered to each entry of the log that came from a client.
 pub(super) struct Answers<M: Model> {
-    pub(super) by_index: Mutex<BTreeMap<Index, (u64, M::Output, u8)>>,
+    pub(super) by_index: Mutex<BTreeMap<Index, Answer<M>>>,
     invariants: Invariants,
 }
 

@@ -196,7 +196,7 @@ impl SimClient {
     }
 
     async fn read_at(&self, number: u32, node: u8, range: KeyRange) -> Result<RangeResult, String> {
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             let client = connect_to(&self.world, self.number, node, true);
             let read = client.range(now(range), Consistency::Linearizable).await;
             return read.map_err(|error| error.to_string());
