@@ -440,7 +440,7 @@ fn draw_lease(random: &mut Random, leases: Leases, raft: &RaftScenario) -> Optio
     // Shorter than an election timeout or longer: then the promises are all that holds up the next leader.
     let timeout_ms = raft.tick_ns * u64::from(raft.election_ticks) / MILLISECOND;
     let duration_ms = timeout_ms * *random.pick(&[3, 10, 20, 40]) / 10;
-    let drift_ppm = *random.pick(&[1_000, 50_000, 300_000]);
+    let drift_ppm = *random.pick(&[1_000, 300_000, 800_000]);
     let beyond = leases == Leases::Beyond;
     (drawn || leases != Leases::Drawn).then_some(LeaseScenario {
         duration_ms: duration_ms as u32,
