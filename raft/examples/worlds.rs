@@ -12,6 +12,7 @@ use world::{fixed, replacing, walk};
 
 fn main() {
     walk(replacing(2, 1, 1, 1));
+    walk(replacing(1, 1, 1, 1));
     walk(replacing(1, 2, 0, 0));
     walk(fixed(3, 2, 1, 0, 0));
 }

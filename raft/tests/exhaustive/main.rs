@@ -23,10 +23,10 @@ fn three_nodes() {
 
 #[test]
 fn a_follower_is_replaced() {
-    walk(replacing(2, 1, 1, 0));
+    walk(replacing(2, 1, 0, 1));
 }
 
 #[test]
 fn the_leader_is_replaced() {
-    walk(replacing(1, 1, 1, 0));
+    walk(replacing(1, 1, 0, 1));
 }
