@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use crate::clock::{BoxFuture, Monotonic, SharedClock};
 use crate::core::{
     Entry, LogId, Message, MessageBody, NodeId, ProposeError as CoreProposeError, Raft, ReadIndexError,
-    Ready, ReadyNumber, RoleName, SnapshotMeta, TransferError,
+    Ready, ReadyNumber, RoleName, SnapshotMeta, SnapshotOutcome, TransferError,
 };
 use crate::snapshot::SnapshotFile;
 use crate::state_machine::StateMachine;
@@ -358,6 +358,9 @@ impl<S: StateMachine> EventLoop<S> {
             Incoming::Unreachable(peer) => self.raft.report_unreachable(peer),
             Incoming::SnapshotSent { to, outcome, last } => {
                 self.raft.report_snapshot(to, outcome, last.index);
+                if outcome == SnapshotOutcome::Delivered || !self.raft.configuration().contains(to) {
+                    self.snapshots.sent(to);
+                }
             }
             Incoming::Connected(peer) => {
                 tracing::info!(%peer, "connected");
@@ -404,7 +407,7 @@ impl<S: StateMachine> EventLoop<S> {
                 }
             }
             Completion::SnapshotTaken { file } => {
-                for peer in self.snapshots.taken() {
+                for peer in self.snapshots.taken(&file) {
                     self.transport.send_snapshot(peer, self.raft.hard_state().term, file.clone());
                 }
                 self.compact_log();

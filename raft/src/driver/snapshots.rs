@@ -1,6 +1,6 @@
 //! When a snapshot file is due, and who waits for one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::core::{Entry, Index, LogId, NodeId};
@@ -13,6 +13,10 @@ pub(super) struct Snapshots {
     taking: bool,
     /// Followers that need one newer than the newest.
     waiting: BTreeSet<NodeId>,
+    /// The file last sent to each follower that has not got it whole yet. It is offered again even if there is a newer
+    /// one, because the follower keeps what it has got of it; a leader that writes snapshots faster than a slow link
+    /// carries them would else begin anew each time.
+    sending: BTreeMap<NodeId, SnapshotFile>,
     /// Bytes of log applied since the newest one was begun.
     log_bytes: u64,
     entries_min: u64,
@@ -21,7 +25,15 @@ pub(super) struct Snapshots {
 
 impl Snapshots {
     pub(super) fn new(dir: Arc<SnapshotDir>, entries_min: u64, log_bytes_min: u64) -> Self {
-        Self { dir, taking: false, waiting: BTreeSet::new(), log_bytes: 0, entries_min, log_bytes_min }
+        Self {
+            dir,
+            taking: false,
+            waiting: BTreeSet::new(),
+            sending: BTreeMap::new(),
+            log_bytes: 0,
+            entries_min,
+            log_bytes_min,
+        }
     }
 
     /// The last entry in the newest file, and the file's bytes.
@@ -55,24 +67,39 @@ impl Snapshots {
     }
 
     /// The snapshot that was begun is written. Returns the followers that wait for it.
-    pub(super) fn taken(&mut self) -> BTreeSet<NodeId> {
+    pub(super) fn taken(&mut self, file: &SnapshotFile) -> BTreeSet<NodeId> {
         self.taking = false;
-        std::mem::take(&mut self.waiting)
+        let waiting = std::mem::take(&mut self.waiting);
+        self.sending.extend(waiting.iter().map(|peer| (*peer, file.clone())));
+        waiting
     }
 
     /// The file to send to a follower, whose log must be continued from `compacted` on. Without one the follower
     /// waits for the next.
     pub(super) fn for_peer(&mut self, peer: NodeId, compacted: Index) -> Option<SnapshotFile> {
-        let file = self.dir.newest().filter(|file| file.meta.last.index >= compacted);
-        if file.is_none() {
-            self.waiting.insert(peer);
+        let reaches = |file: &SnapshotFile| file.meta.last.index >= compacted;
+        let begun = self.sending.remove(&peer).filter(reaches);
+        let file = begun.or_else(|| self.dir.newest().filter(reaches));
+        match &file {
+            Some(file) => {
+                self.sending.insert(peer, file.clone());
+            }
+            None => {
+                self.waiting.insert(peer);
+            }
         }
         file
+    }
+
+    /// The follower has the whole file, or is not to get it any more.
+    pub(super) fn sent(&mut self, peer: NodeId) {
+        self.sending.remove(&peer);
     }
 
     /// Followers are another leader's business now.
     pub(super) fn lost_leadership(&mut self) {
         self.waiting.clear();
+        self.sending.clear();
     }
 }
 
@@ -110,9 +137,31 @@ mod tests {
         assert!(snapshots.is_due(Index(10)));
         snapshots.applying(&entries(50));
         assert!(!snapshots.is_due(Index(60)), "one is under way");
-        write(&dir, 10, 100_000);
-        snapshots.taken();
+        let file = write(&dir, 10, 100_000);
+        snapshots.taken(&file);
         assert!(!snapshots.is_due(Index(60)), "the log since then is smaller than the file");
+    }
+
+    #[test]
+    fn a_transfer_that_failed_goes_on_with_the_same_file() {
+        let at = tempfile::tempdir().unwrap();
+        let dir = dir(&at);
+        write(&dir, 10, 1);
+        let mut snapshots = Snapshots::new(Arc::clone(&dir), 10, 100);
+        let offered = |snapshots: &mut Snapshots, peer, compacted| {
+            snapshots.for_peer(NodeId(peer), Index(compacted)).map(|file| file.meta.last.index.0)
+        };
+        assert_eq!(offered(&mut snapshots, 2, 5), Some(10));
+        write(&dir, 20, 1);
+        assert_eq!(offered(&mut snapshots, 2, 10), Some(10), "what it has got of this one is not lost");
+        assert_eq!(offered(&mut snapshots, 3, 10), Some(20), "another begins with the newest");
+        assert_eq!(offered(&mut snapshots, 2, 11), Some(20), "the log no longer reaches back to it");
+        write(&dir, 30, 1);
+        snapshots.sent(NodeId(2));
+        assert_eq!(offered(&mut snapshots, 2, 11), Some(30), "it had the whole of it");
+        assert_eq!(offered(&mut snapshots, 3, 11), Some(20));
+        snapshots.lost_leadership();
+        assert_eq!(offered(&mut snapshots, 3, 11), Some(30), "that was another leadership");
     }
 
     #[test]
@@ -123,8 +172,10 @@ mod tests {
         let mut snapshots = Snapshots::new(Arc::clone(&dir), 10, 100);
         let held = snapshots.for_peer(NodeId(2), Index(10)).unwrap();
         assert!(snapshots.for_peer(NodeId(3), Index(11)).is_none());
-        write(&dir, 20, 1);
-        assert_eq!(snapshots.taken(), BTreeSet::from([NodeId(3)]));
+        let newer = write(&dir, 20, 1);
+        assert_eq!(snapshots.taken(&newer), BTreeSet::from([NodeId(3)]));
+        snapshots.lost_leadership();
+        drop(newer);
         assert!(dir.reader(&held).is_ok(), "a file in somebody's hands is not removed");
         drop(held);
         write(&dir, 30, 1);
