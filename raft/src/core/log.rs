@@ -408,4 +408,15 @@ mod tests {
         let entry = Entry { term: Term(2), index: Index(8), payload: Payload::Noop };
         Log::new(LogId::new(3, 7), Vec::new()).append(entry);
     }
+
+    #[test]
+    fn compacts_no_more_than_the_bound_asks_for() {
+        let noop = |index| Entry { term: Term(1), index: Index(index), payload: Payload::Noop };
+        let each = noop(6).size_bytes();
+        let log = Log::new(LogId::new(1, 5), (6..10).map(noop).collect());
+        let through = |bytes_max| log.compaction_for(bytes_max).0;
+        assert_eq!([through(u64::MAX), through(4 * each)], [5, 5], "all of it fits");
+        assert_eq!([through(4 * each - 1), through(3 * each), through(2 * each)], [6, 6, 7]);
+        assert_eq!(through(0), 9);
+    }
 }

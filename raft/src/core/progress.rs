@@ -409,4 +409,51 @@ mod tests {
         progress.answered_heartbeat(2, 1, Index(1));
         assert!(!progress.wants_append(Index(1)), "reading rounds do not repeat probes");
     }
+
+    /// Asked about the entry before `next`, with nothing of the answer known.
+    fn probing(next: u64, matched: u64) -> Progress {
+        let mut progress = Progress::new(Index(next), Inflights::new(1, 1));
+        progress.matched = Index(matched);
+        progress.sent_append(Index(next - 1), 0, Index::ZERO);
+        progress
+    }
+
+    #[test]
+    fn an_answer_to_an_earlier_round_wakes_no_probe() {
+        let mut progress = probing(2, 0);
+        progress.sent_heartbeat(Index::ZERO, true);
+        progress.answered_heartbeat(4, 5, Index(1));
+        assert!(!progress.wants_append(Index(1)), "the regular round 5 is not answered yet");
+        progress.answered_heartbeat(6, 5, Index(1));
+        assert!(progress.wants_append(Index(1)), "a later round answers for it");
+    }
+
+    #[test]
+    fn a_rejection_counts_only_for_the_question_that_is_open() {
+        for stale in [3, 4, 8, 10, 11] {
+            let mut progress = probing(10, 4);
+            let before = progress.clone();
+            progress.rejected(Index(stale), LogId::new(1, 1));
+            assert_eq!(progress, before, "the open question is about 9, not {stale}");
+        }
+        for stale in [3, 4, 10, 11] {
+            let mut progress = probing(10, 4);
+            progress.state = ProgressState::Replicate;
+            progress.rejected(Index(stale), LogId::new(1, 1));
+            assert_eq!(progress.state, ProgressState::Replicate, "4 is held and 10 was not sent; {stale}");
+        }
+        let mut progress = probing(10, 4);
+        progress.rejected(Index(9), LogId::new(1, 6));
+        assert_eq!((progress.next, progress.wants_append(Index(20))), (Index(7), true));
+    }
+
+    #[test]
+    fn a_follower_that_reaches_the_log_needs_no_snapshot_any_more() {
+        let mut progress = probing(3, 0);
+        progress.become_snapshot();
+        progress.accepted(Index(7), Index(8));
+        assert_eq!(progress.state, ProgressState::Snapshot, "the log begins behind 8");
+        progress.accepted(Index(8), Index(8));
+        assert_eq!((progress.state, progress.next), (ProgressState::Replicate, Index(9)));
+    }
 }
