@@ -128,6 +128,18 @@ async fn ends(cluster: &mut Cluster, id: usize) {
 }
 
 #[test]
+fn who_removes_the_leader_is_told_of_the_next_one() {
+    let cluster = serving();
+    let gone = leader(&cluster);
+    let said = does(&cluster, &["member", "remove", &gone.to_string(), "--json"]);
+    let answer: Value = serde_json::from_str(&said).unwrap();
+    let leads = |member: &&Value| member["leader"] == json!(true) && member["answers"] == json!(true);
+    assert_eq!(answer["members"].as_array().unwrap().iter().filter(leads).count(), 1, "{answer}");
+    assert_ne!(answer["leader"], json!(gone), "{answer}");
+    assert_eq!(answer["removed"], json!([gone]), "{answer}");
+}
+
+#[test]
 fn members_come_go_and_are_replaced_under_writes() {
     let mut cluster = serving();
     let (fourth, fifth) = (cluster.spare(4), cluster.spare(5));

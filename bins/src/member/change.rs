@@ -55,12 +55,13 @@ impl Changing {
         })
     }
 
-    /// The membership, once nothing of it is under way.
+    /// The membership, once nothing of it is under way. A leader that was removed answers until it has handed over, and
+    /// knows less than the next one will.
     pub(super) async fn look(&self) -> Result<View, Failure> {
         let deadline = RealClock.now() + self.timeout;
         loop {
             let view = View::of(&self.client).await?;
-            if view.membership.is_settled() || RealClock.now() >= deadline {
+            if view.is_settled() || RealClock.now() >= deadline {
                 return Ok(view);
             }
             clock::sleep(&RealClock, LOOK_EVERY).await;
@@ -195,7 +196,7 @@ impl Changing {
             return print(text.as_bytes());
         }
         // What was asked for is done; that it cannot be shown is no failure of it.
-        let mut answer = View::of(&self.client).await.map_or(Value::Null, |view| view.json());
+        let mut answer = self.look().await.map_or(Value::Null, |view| view.json());
         if !answer.is_object() {
             answer = serde_json::json!({});
         }

@@ -24,6 +24,12 @@ impl View {
         Ok(Self { membership, leader: client.leader_status().await? })
     }
 
+    /// Whether nothing of it is under way: no change, and no hand-over to come.
+    pub(super) fn is_settled(&self) -> bool {
+        let leads_on = self.membership.configuration.is_voter(NodeId(self.leader.id));
+        self.membership.is_settled() && leads_on && self.leader.transferring.is_none()
+    }
+
     pub(super) fn role(&self, id: NodeId) -> Option<MemberRole> {
         MemberRole::of(id, &self.membership.configuration)
     }

@@ -410,6 +410,15 @@ mod tests {
     }
 
     #[test]
+    fn packs_up_to_the_bound_and_one_in_any_case() {
+        let noop = |index| Entry { term: Term(1), index: Index(index), payload: Payload::Noop };
+        let each = noop(1).size_bytes();
+        let log = Log::new(LogId::ZERO, (1..5).map(noop).collect());
+        let packed = |bytes_max| log.pack(Index(2), bytes_max).len();
+        assert_eq!([packed(0), packed(2 * each - 1), packed(2 * each), packed(u64::MAX)], [1, 1, 2, 3]);
+    }
+
+    #[test]
     fn compacts_no_more_than_the_bound_asks_for() {
         let noop = |index| Entry { term: Term(1), index: Index(index), payload: Payload::Noop };
         let each = noop(6).size_bytes();
