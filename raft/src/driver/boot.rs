@@ -11,13 +11,13 @@
 //! 6. Make the core, connect to the peers, run.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::blocking::Lane;
-use crate::core::{Boot, Configuration, Index, LogId, NodeId, Raft, Term};
+use crate::core::{Boot, Configuration, Entry, Index, LogId, Raft, Term};
 use crate::disk::{DirLock, SharedDisk};
 use crate::formation::{self, FormationConfig, FormationError};
 use crate::identity::{self, Identity, IdentityError};
@@ -34,6 +34,7 @@ use super::log_lane::LogLane;
 use super::membership;
 use super::options::{NodeOptions, Seams};
 use super::snapshots::Snapshots;
+use super::space::{self, SpaceWatch};
 
 /// Why a node did not start. Each message names the thing and the mend.
 #[derive(Debug, thiserror::Error)]
@@ -122,10 +123,13 @@ where
     if !options.members.contains_key(&id) {
         return Err(StartError::Options(format!("node {id} is not in its own list of members")));
     }
+    if let Some(flaw) = options.space.flaw() {
+        return Err(StartError::Options(flaw));
+    }
     let wal_lane = seams.blocking.lane("wal");
     let (lock, identity) = {
-        let (disk, dir, seed) = (Arc::clone(&seams.disk), options.data_dir.clone(), options.core.seed);
-        on_lane(&wal_lane, move || open_identity(&disk, &dir, id, seed)).await?
+        let (disk, options) = (Arc::clone(&seams.disk), options.clone());
+        on_lane(&wal_lane, move || open_identity(&disk, &options)).await?
     };
     let mut listener = seams
         .net
@@ -218,7 +222,7 @@ struct Ready<S> {
 /// Sets the event loop going.
 fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
     let Ready { options, seams, lock, listener, identity, wal_lane, opened, formed, raft } = ready;
-    let Opened { machine, wal, snapshots, .. } = opened;
+    let Opened { machine, wal, recovered, snapshots } = opened;
     let addresses: BTreeMap<_, _> =
         options.members.iter().map(|(&id, member)| (id, member.address.clone())).collect();
     let outside = Outside {
@@ -257,6 +261,14 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
             Arc::clone(&snapshots),
             options.snapshot_entries,
             options.snapshot_log_bytes,
+        )
+        .recovered(recovered.entries.iter().map(Entry::size_bytes).sum()),
+        space: SpaceWatch::new(
+            seams.blocking.lane("space"),
+            Arc::clone(&seams.disk),
+            options.data_dir.clone(),
+            options.space,
+            completed.clone(),
         ),
         apply: ApplyLane::new(&seams.blocking, machine, snapshots, formed, completed),
         clock: seams.clock,
@@ -299,19 +311,16 @@ async fn on_lane<T: Send + 'static>(lane: &Arc<dyn Lane>, job: impl FnOnce() -> 
 }
 
 /// Takes the directory for this process, and reads or draws the identity.
-fn open_identity(
-    disk: &SharedDisk,
-    dir: &Path,
-    id: NodeId,
-    seed: u64,
-) -> Result<(DirLock, Identity), StartError> {
+fn open_identity(disk: &SharedDisk, options: &NodeOptions) -> Result<(DirLock, Identity), StartError> {
+    let dir = options.data_dir.as_path();
     let at = |source| StartError::DataDir { path: dir.to_owned(), source };
     disk.create_dir_all(dir).map_err(at)?;
     let lock = disk.lock_dir(dir).map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => StartError::Locked { path: dir.to_owned() },
         _ => at(error),
     })?;
-    Ok((lock, identity::open(disk.as_ref(), dir, id, seed)?))
+    space::release_if_low(disk.as_ref(), dir, &options.space).map_err(at)?;
+    Ok((lock, identity::open(disk.as_ref(), dir, options.core.id, options.core.seed)?))
 }
 
 /// Brings store and log together after a crash at any moment.
