@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 use crate::core::{Entry, Index, LogId, NodeId};
 use crate::snapshot::{SnapshotDir, SnapshotFile};
 
@@ -19,6 +21,8 @@ pub(super) struct Snapshots {
     /// one, because the follower keeps what it has got of it; a leader that writes snapshots faster than a slow link
     /// carries them would else begin anew each time.
     sending: BTreeMap<NodeId, SnapshotFile>,
+    /// Who waits for a file that reaches at least so far, beside followers.
+    wanted: Vec<(Index, oneshot::Sender<SnapshotFile>)>,
     /// Bytes of log applied since the newest one was begun, in this life of the node.
     log_bytes: u64,
     /// Bytes of log that the newest one does not hold, of earlier lives too.
@@ -34,6 +38,7 @@ impl Snapshots {
             taking: false,
             waiting: BTreeSet::new(),
             sending: BTreeMap::new(),
+            wanted: Vec::new(),
             log_bytes: 0,
             unsaved_bytes: 0,
             entries_min,
@@ -84,9 +89,9 @@ impl Snapshots {
         self
     }
 
-    /// Whether followers wait for one.
+    /// Whether followers or others wait for one.
     pub(super) fn is_awaited(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_empty() || self.wanted.iter().any(|(_, waiter)| !waiter.is_closed())
     }
 
     /// The snapshot that was begun is written. Returns the followers that wait for it.
@@ -95,6 +100,39 @@ impl Snapshots {
         let waiting = std::mem::take(&mut self.waiting);
         self.sending.extend(waiting.iter().map(|peer| (*peer, file.clone())));
         waiting
+    }
+
+    /// Somebody wants a file that reaches at least so far, which is applied here. True if one is to be begun for it.
+    pub(super) fn wanted(
+        &mut self,
+        at_least: Index,
+        waiter: oneshot::Sender<SnapshotFile>,
+        space: &SpaceWatch,
+    ) -> bool {
+        match self.dir.newest().filter(|file| file.meta.last.index >= at_least) {
+            Some(file) => {
+                // Whoever asked may have gone away; so below.
+                let _ = waiter.send(file);
+                false
+            }
+            None => {
+                self.wanted.push((at_least, waiter));
+                self.begin(space)
+            }
+        }
+    }
+
+    /// Gives the file to all for whom it reaches far enough. True if another one is begun, for those for whom it
+    /// does not: its cut was made before they asked.
+    pub(super) fn hand_out(&mut self, file: &SnapshotFile, space: &SpaceWatch) -> bool {
+        for (at_least, waiter) in std::mem::take(&mut self.wanted) {
+            if file.meta.last.index >= at_least {
+                let _ = waiter.send(file.clone());
+            } else if !waiter.is_closed() {
+                self.wanted.push((at_least, waiter));
+            }
+        }
+        !self.wanted.is_empty() && self.begin(space)
     }
 
     /// The file to send to a follower, whose log must be continued from `compacted` on. Without one the follower
@@ -177,6 +215,9 @@ mod tests {
         let short = SpaceWatch::having(Some(needed + 49), 50);
         assert!(!snapshots.is_due(Index(60), &short), "it would end below the critical mark");
         assert!(!snapshots.begin(&short));
+        let (waiter, _answer) = oneshot::channel();
+        assert!(!snapshots.wanted(Index(60), waiter, &short));
+        assert!(snapshots.is_awaited(), "whoever asked waits until there is room");
         assert!(snapshots.is_due(Index(60), &SpaceWatch::having(Some(needed + 50), 50)));
     }
 
@@ -200,6 +241,34 @@ mod tests {
         assert_eq!(offered(&mut snapshots, 3, 11), Some(20));
         snapshots.lost_leadership();
         assert_eq!(offered(&mut snapshots, 3, 11), Some(30), "that was another leadership");
+    }
+
+    #[test]
+    fn whoever_wants_a_snapshot_gets_one_that_reaches_as_far_as_he_asked() {
+        let at = tempfile::tempdir().unwrap();
+        let dir = dir(&at);
+        let mut snapshots = Snapshots::new(Arc::clone(&dir), 10, 100);
+        let ample = SpaceWatch::having(None, 0);
+        let ask = |snapshots: &mut Snapshots, at_least| {
+            let (waiter, answer) = oneshot::channel();
+            (snapshots.wanted(Index(at_least), waiter, &ample), answer)
+        };
+        let last =
+            |mut answer: oneshot::Receiver<SnapshotFile>| answer.try_recv().map(|f| f.meta.last.index.0);
+        let (begin, first) = ask(&mut snapshots, 10);
+        assert!(begin, "there is none");
+        let (begin, second) = ask(&mut snapshots, 11);
+        assert!(!begin, "one is under way");
+        let file = write(&dir, 10, 1);
+        snapshots.taken(&file);
+        assert!(snapshots.hand_out(&file, &ample), "the second asked for more: another is begun");
+        assert_eq!(last(first), Ok(10));
+        let file = write(&dir, 12, 1);
+        snapshots.taken(&file);
+        assert!(!snapshots.hand_out(&file, &ample));
+        assert_eq!(last(second), Ok(12));
+        let (begin, third) = ask(&mut snapshots, 12);
+        assert_eq!((begin, last(third)), (false, Ok(12)), "the newest will do");
     }
 
     #[test]
