@@ -24,7 +24,7 @@ use crate::identity::{self, Identity, IdentityError};
 use crate::net::Listener;
 use crate::snapshot::{Origin, SnapshotDir, SnapshotError};
 use crate::state_machine::{StateMachine, StateMachineError};
-use crate::transport::{Transport, TransportConfig};
+use crate::transport::{PeerOptions, Transport, TransportConfig};
 use crate::wal::{Recovered, Wal, WalError, WalIdentity};
 
 use super::apply_lane::{ApplyLane, install_file};
@@ -268,7 +268,7 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
             configuration: raft.configuration().clone(),
             overrides: addresses.clone(),
             snapshots: Arc::clone(&snapshots),
-            options: options.peer.clone(),
+            options: PeerOptions { free_bytes_min: options.space.critical_bytes, ..options.peer.clone() },
             seed: options.core.seed,
         },
         listener,

@@ -219,7 +219,7 @@ impl<S: StateMachine> EventLoop<S> {
             biased;
             () = timer.as_mut() => ticked = true,
             Some(completion) = inputs.completions.recv() => stop = self.on_completion(completion),
-            Some(incoming) = inputs.peers.recv() => self.on_incoming(incoming),
+            Some(incoming) = inputs.peers.recv() => stop = self.on_incoming(incoming),
             Some(request) = inputs.requests.recv() => stop = self.on_request(request, &mut reads),
         }
         for _ in 1..TURN_MAX {
@@ -228,7 +228,7 @@ impl<S: StateMachine> EventLoop<S> {
         }
         for _ in 1..TURN_MAX {
             let Ok(incoming) = inputs.peers.try_recv() else { break };
-            self.on_incoming(incoming);
+            stop = stop.or(self.on_incoming(incoming));
         }
         for _ in 1..TURN_MAX {
             let Ok(request) = inputs.requests.try_recv() else { break };
@@ -361,7 +361,7 @@ impl<S: StateMachine> EventLoop<S> {
         }
     }
 
-    fn on_incoming(&mut self, incoming: Incoming) {
+    fn on_incoming(&mut self, incoming: Incoming) -> Option<StopReason> {
         match incoming {
             Incoming::Message(message) => self.step(message),
             // One at a time. The leader finds that this node is still behind, and sends another.
@@ -371,6 +371,7 @@ impl<S: StateMachine> EventLoop<S> {
                 self.received.push(file);
                 self.step(Message { from, to: self.options.core.id, term, body });
             }
+            Incoming::DiskFailed(why) => return Some(StopReason::Failed(why)),
             Incoming::Unreachable(peer) => self.raft.report_unreachable(peer),
             Incoming::SnapshotSent { to, outcome, last } => {
                 self.raft.report_snapshot(to, outcome, last.index);
@@ -389,6 +390,7 @@ impl<S: StateMachine> EventLoop<S> {
                 self.raft.report_disconnected(peer);
             }
         }
+        None
     }
 
     fn step(&mut self, message: Message) {
