@@ -27,6 +27,7 @@ pub mod random;
 pub mod report;
 pub mod runner;
 pub mod scenario;
+pub mod shrink;
 #[cfg(madsim)]
 pub mod simulation;
 #[cfg(madsim)]
