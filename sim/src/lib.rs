@@ -16,6 +16,7 @@ pub mod fuzz;
 pub mod healing;
 pub mod history;
 pub mod invariants;
+pub mod marks;
 pub mod nemesis;
 #[cfg(madsim)]
 pub mod network;

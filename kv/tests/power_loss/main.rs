@@ -263,7 +263,8 @@ fn the_platter_loses_what_posix_allows_and_no_more() {
     let mut platter = synced_file();
     assert_eq!(images(&platter), [Image::from([("a".into(), Some(vec![1; 1024]))])]);
     platter.step(&Event::Write { inode: 1, offset: 256, data: vec![2; 512] });
-    let cells: Vec<Vec<u8>> = images(&platter).into_iter().map(|mut i| i.remove(Path::new("a")).unwrap().unwrap()).collect();
+    let cells: Vec<Vec<u8>> =
+        images(&platter).into_iter().map(|mut i| i.remove(Path::new("a")).unwrap().unwrap()).collect();
     assert_eq!(cells.len(), 4, "each of two sectors is there or not");
     assert!(cells.iter().all(|c| c[..256] == [1; 256] && c[768..] == [1; 256]));
     platter.step(&Event::Sync { inode: 1 });
