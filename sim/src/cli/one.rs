@@ -28,6 +28,9 @@ pub struct Arguments {
     /// Write the history of client operations to this file.
     #[arg(long)]
     pub history: Option<PathBuf>,
+    /// Write every event as data to this file.
+    #[arg(long)]
+    pub events: Option<PathBuf>,
 }
 
 /// Runs the world.
@@ -47,7 +50,11 @@ pub fn run(app: std::sync::Arc<dyn crate::app::App>, arguments: &Arguments) -> E
         eprintln!("{error}");
         return ExitCode::from(2);
     }
-    let options = crate::simulation::Options { keep: arguments.keep, history: arguments.history.clone() };
+    let options = crate::simulation::Options {
+        keep: arguments.keep,
+        history: arguments.history.clone(),
+        events: arguments.events.clone(),
+    };
     let report = crate::simulation::run_app(app, plan, options);
     match serde_json::to_string(&report) {
         Ok(line) => println!("{line}"),

@@ -9,13 +9,19 @@
 
 mod event;
 mod hasher;
+mod record;
+mod said;
 mod standing;
 
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use event::{Event, Source, StopKind};
 pub use hasher::TraceHasher;
+pub use record::{Fact, Parcel, Record, role_name};
+pub use said::Said;
 use standing::Standings;
 
 /// The trace of one world. Clones are the same trace.
@@ -30,6 +36,8 @@ struct State {
     events: u64,
     now_ns: u64,
     kept: Option<Kept>,
+    /// Where every event goes as data.
+    file: Option<File>,
 }
 
 struct Kept {
@@ -98,6 +106,14 @@ impl Trace {
         self
     }
 
+    /// Writes every event to `file` as it comes, one [`Record`] a line: of a run that hangs or aborts, what was
+    /// written stays.
+    #[must_use]
+    pub fn writing(self, file: Option<File>) -> Self {
+        self.lock().file = file;
+        self
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -111,6 +127,9 @@ impl Trace {
         at_ns.hash(&mut state.hasher);
         source.hash(&mut state.hasher);
         event.hash(&mut state.hasher);
+        if let Some(file) = &mut state.file {
+            write_record(file, &Record::new(at_ns, source, event));
+        }
         let Some(kept) = &mut state.kept else { return };
         kept.standings.note(source, event);
         if kept.story_only && event.is_detail() {
@@ -144,6 +163,16 @@ impl Trace {
     #[must_use]
     pub fn take_lines(&self) -> String {
         self.lock().kept.as_mut().map(|kept| std::mem::take(&mut kept.lines)).unwrap_or_default()
+    }
+}
+
+fn write_record(file: &mut File, record: &Record) {
+    let written = serde_json::to_vec(record).map_err(std::io::Error::from).and_then(|mut line| {
+        line.push(b'\n');
+        file.write_all(&line)
+    });
+    if let Err(error) = written {
+        panic!("the file of events: {error}");
     }
 }
 
