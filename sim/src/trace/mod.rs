@@ -22,7 +22,7 @@ pub use event::{Event, Source, StopKind};
 pub use hasher::TraceHasher;
 pub use record::{Fact, Parcel, Record, role_name};
 pub use said::Said;
-use standing::Standings;
+pub use standing::{Column, Standing, Standings};
 
 /// The trace of one world. Clones are the same trace.
 #[derive(Clone, Default)]
@@ -127,19 +127,22 @@ impl Trace {
         at_ns.hash(&mut state.hasher);
         source.hash(&mut state.hasher);
         event.hash(&mut state.hasher);
-        if let Some(file) = &mut state.file {
-            write_record(file, &Record::new(at_ns, source, event));
+        let State { file, kept, .. } = &mut *state;
+        if file.is_none() && kept.is_none() {
+            return;
         }
-        let Some(kept) = &mut state.kept else { return };
-        kept.standings.note(source, event);
+        let line = Record::new(at_ns, source, event);
+        if let Some(file) = file {
+            write_record(file, &line);
+        }
+        let Some(kept) = kept else { return };
+        kept.standings.note(source, &line.fact);
         if kept.story_only && event.is_detail() {
             return;
         }
         let begin = kept.lines.len();
-        let (seconds, nanos) = (at_ns / 1_000_000_000, at_ns % 1_000_000_000);
         // Writing to a String does not fail.
-        let standing = kept.standings.of(source);
-        let _ = writeln!(kept.lines, "{seconds:>4}.{nanos:09} {source:<6} {standing:<20} {event}");
+        let _ = writeln!(kept.lines, "{}", line.line(&kept.standings));
         if kept.echo {
             print!("{}", &kept.lines[begin..]);
             kept.lines.truncate(begin);

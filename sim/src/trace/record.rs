@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::{Event, Source, StopKind};
 use super::said::Said;
+use super::standing::Standings;
 use crate::report::Witness;
 
 /// One event of a trace.
@@ -59,30 +60,89 @@ const fn is_zero(number: &u64) -> bool {
 #[serde(tag = "k", rename_all = "snake_case")]
 #[expect(missing_docs, reason = "each is the event of the same name")]
 pub enum Fact {
-    Phase { name: String },
-    Fault { stage: String, number: u32, nodes: Vec<u8> },
+    Phase {
+        name: String,
+    },
+    Fault {
+        stage: String,
+        number: u32,
+        nodes: Vec<u8>,
+    },
     Started,
     Ready,
-    Stopped { killed: bool },
-    Role { role: String, term: u64 },
-    Leader { leader: Option<u8>, term: u64 },
-    Vote { to: u8, term: u64 },
-    Committed { term: u64, index: u64 },
-    Truncated { from: u64 },
-    Configured { index: u64 },
-    Snapshot { term: u64, index: u64 },
-    Applied { term: u64, index: u64 },
-    Writes { number: u64, last: u64 },
-    Durable { number: u64 },
+    Stopped {
+        killed: bool,
+    },
+    Role {
+        role: String,
+        term: u64,
+    },
+    Leader {
+        leader: Option<u8>,
+        term: u64,
+    },
+    Vote {
+        to: u8,
+        term: u64,
+    },
+    Committed {
+        term: u64,
+        index: u64,
+    },
+    Truncated {
+        from: u64,
+    },
+    Configured {
+        index: u64,
+    },
+    Snapshot {
+        term: u64,
+        index: u64,
+    },
+    Applied {
+        term: u64,
+        index: u64,
+    },
+    Writes {
+        number: u64,
+        last: u64,
+    },
+    Durable {
+        number: u64,
+    },
     Sent(Parcel),
     Received(Parcel),
-    Invoke { number: u32 },
-    Return { number: u32, outcome: String },
-    Connected { connection: u64, from: String, to: String },
-    Segment { connection: u64, direction: u8, arrives_ns: u64 },
-    Closed { connection: u64 },
+    Invoke {
+        number: u32,
+    },
+    Return {
+        number: u32,
+        outcome: String,
+    },
+    Connected {
+        connection: u64,
+        from: String,
+        to: String,
+    },
+    Segment {
+        connection: u64,
+        direction: u8,
+        arrives_ns: u64,
+    },
+    /// A segment between a client and a node, once it is known to be one.
+    Exchange {
+        from: Source,
+        to: Source,
+        arrives_ns: u64,
+    },
+    Closed {
+        connection: u64,
+    },
     Job,
-    Violation { rule: String, witnesses: Vec<Witness> },
+    Violation {
+        rule: String,
+        witnesses: Vec<Witness>,
+    },
     Other,
 }
 
@@ -177,6 +237,14 @@ impl Record {
     #[must_use]
     pub fn new(at_ns: u64, source: Source, event: &Event<'_>) -> Self {
         Self { at_ns, source, fact: event.into(), text: event.to_string() }
+    }
+
+    /// Its line in a timeline, given where all nodes stand after it.
+    #[must_use]
+    pub fn line(&self, standings: &Standings) -> String {
+        let (seconds, nanos) = (self.at_ns / 1_000_000_000, self.at_ns % 1_000_000_000);
+        let (source, standing) = (self.source, standings.of(self.source));
+        format!("{seconds:>4}.{nanos:09} {source:<6} {standing:<20} {}", self.text)
     }
 }
 
