@@ -22,6 +22,7 @@ pub mod network;
 #[cfg(madsim)]
 mod no_sync;
 pub mod own;
+pub mod page;
 pub mod plan;
 pub mod random;
 pub mod report;

@@ -155,9 +155,7 @@ fn print_world(
     end: &child::End,
     failure: Option<&Failure>,
 ) {
-    let mut reproduce = vec!["cargo sim replay".to_owned(), world.to_string()];
-    reproduce.extend(sweep.fixed.to_command_line());
-    let reproduce = reproduce.join(" ");
+    let reproduce = child::reproduce(world, &sweep.fixed);
     if !sweep.json {
         if let Some(failure) = failure {
             bar.suspend(|| println!("FAILED {world}: {failure}\n    {reproduce}"));
