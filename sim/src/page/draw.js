@@ -108,8 +108,8 @@ function draw() {
   pen.rect(GUTTER, 0, layout.width - GUTTER, layout.height);
   pen.clip();
   drawShades();
-  drawBands();
   drawMessages();
+  drawBands();
   if (!hidden.operations) drawOperations();
   drawEvents();
   if (!hidden.faults) drawFaults();
@@ -147,7 +147,7 @@ function drawGrid() {
     const x = Math.round(xOf(at)) + 0.5;
     pen.moveTo(x, RULER - 6);
     pen.lineTo(x, layout.bottom);
-    pen.fillText(shownTime(at, step), x + 4, 10);
+    if (x + 60 < layout.width) pen.fillText(shownTime(at, step), x + 4, 10);
   }
   pen.globalAlpha = 0.6;
   pen.stroke();
@@ -392,12 +392,13 @@ function drawEvents() {
     const row = layout.rows.get(at), list = ofLane[at];
     const first = lowerBound(list, view.from, (i) => time[i]), stop = lowerBound(list, view.to, (i) => time[i]);
     const few = stop - first < 1500;
-    let lastX = -Infinity, lastRare = -Infinity;
+    let lastX = -Infinity;
+    const lastRare = new Map();
     for (let n = first; n < stop; n++) {
       const i = list[n], x = xOf(time[i]);
       if (RARE.has(kind[i])) {
-        if (x - lastRare < 1) continue;
-        lastRare = x;
+        if (x - (lastRare.get(kind[i]) ?? -Infinity) < 1) continue;
+        lastRare.set(kind[i], x);
         drawGlyph(kind[i], x, row, state.onlyWhy && !why.has(i));
         drawn.events++;
       } else {
