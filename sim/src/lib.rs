@@ -11,6 +11,7 @@ pub mod clock;
 #[cfg(madsim)]
 pub mod cluster;
 pub mod disk;
+pub mod explain;
 pub mod fuzz;
 #[cfg(madsim)]
 pub mod healing;
@@ -23,6 +24,7 @@ pub mod network;
 #[cfg(madsim)]
 mod no_sync;
 pub mod own;
+pub mod page;
 pub mod plan;
 pub mod random;
 pub mod report;

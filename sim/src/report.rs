@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use raft::core::{Index, NodeId, Term};
 use serde::{Deserialize, Serialize};
 
 use crate::marks::Marks;
@@ -28,12 +29,52 @@ pub struct SeedReport {
 }
 
 /// A rule that was broken.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Failure {
     /// Which rule.
     pub rule: String,
     /// How, in a line or a few.
     pub detail: String,
+    /// The events that show it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub witnesses: Vec<Witness>,
+}
+
+/// An event that shows that a rule is broken, by what it says: rules know nothing of traces.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub enum Witness {
+    /// A node was elected.
+    Elected {
+        /// Which.
+        node: u8,
+        /// In which term.
+        term: u64,
+    },
+    /// A node had everything up to here as committed.
+    Committed {
+        /// Which.
+        node: u8,
+        /// Up to where.
+        index: u64,
+    },
+    /// A node had applied everything up to here.
+    Applied {
+        /// Which.
+        node: u8,
+        /// Up to where.
+        index: u64,
+    },
+    /// A client's operation.
+    Operation {
+        /// Its number in the plan.
+        number: u32,
+    },
+    /// What a node did last.
+    Node {
+        /// Which.
+        node: u8,
+    },
 }
 
 impl fmt::Display for Failure {
@@ -42,10 +83,49 @@ impl fmt::Display for Failure {
     }
 }
 
+impl Witness {
+    /// A node as rules name it.
+    #[must_use]
+    pub fn node_number(node: NodeId) -> u8 {
+        u8::try_from(node.0).unwrap_or(u8::MAX)
+    }
+
+    /// [`Witness::Elected`].
+    #[must_use]
+    pub fn elected(node: NodeId, term: Term) -> Self {
+        Self::Elected { node: Self::node_number(node), term: term.0 }
+    }
+
+    /// [`Witness::Committed`].
+    #[must_use]
+    pub fn committed(node: NodeId, index: Index) -> Self {
+        Self::Committed { node: Self::node_number(node), index: index.0 }
+    }
+
+    /// [`Witness::Applied`].
+    #[must_use]
+    pub fn applied(node: NodeId, index: Index) -> Self {
+        Self::Applied { node: Self::node_number(node), index: index.0 }
+    }
+
+    /// [`Witness::Node`].
+    #[must_use]
+    pub fn last_of(node: NodeId) -> Self {
+        Self::Node { node: Self::node_number(node) }
+    }
+}
+
 impl Failure {
     /// A failure of `rule`.
     pub fn new(rule: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { rule: rule.into(), detail: detail.into() }
+        Self { rule: rule.into(), detail: detail.into(), witnesses: Vec::new() }
+    }
+
+    /// The same, with the events that show it.
+    #[must_use]
+    pub fn seen_in(mut self, witnesses: impl IntoIterator<Item = Witness>) -> Self {
+        self.witnesses.extend(witnesses);
+        self
     }
 }
 

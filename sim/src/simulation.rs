@@ -11,7 +11,8 @@
 //! The first rule that is broken ends the run.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -51,6 +52,8 @@ pub struct Options {
     pub history: Option<PathBuf>,
     /// Where to write what of the plan was begun, and when.
     pub schedule: Option<PathBuf>,
+    /// Where to write every event as data.
+    pub events: Option<PathBuf>,
 }
 
 /// Runs a world in this process. Meant to be called once a process: some state of the libraries below is global.
@@ -88,10 +91,20 @@ fn run_here(app: Arc<dyn App>, plan: Plan, options: Options, scratch: PathBuf) -
     runtime.block_on(run_world(app, plan, options, scratch))
 }
 
+fn create(path: &Path) -> File {
+    match File::create(path) {
+        Ok(file) => file,
+        Err(error) => panic!("{}: {error}", path.display()),
+    }
+}
+
 async fn run_world(app: Arc<dyn App>, plan: Plan, options: Options, scratch: PathBuf) -> SeedReport {
     let seed = plan.seed;
     let simulation = Simulation::new(app, &plan, &options, scratch);
     let failure = simulation.run(plan).await.err();
+    if let Some(failure) = &failure {
+        simulation.note_violation(failure);
+    }
     simulation.report(seed, failure, &options)
 }
 
@@ -107,6 +120,7 @@ impl Simulation {
     fn new(app: Arc<dyn App>, plan: &Plan, options: &Options, scratch: PathBuf) -> Self {
         let scenario = Arc::new(plan.scenario.clone());
         let (time, trace) = (VirtualTime::current(), Trace::new(options.keep).echoing());
+        let trace = trace.writing(options.events.as_deref().map(create));
         let nodes = (1..=scenario.machines()).map(|id| format!("n{id}"));
         let clients = (1..=scenario.workload.clients).map(|id| format!("c{id}"));
         let network = Network::new(
@@ -136,6 +150,15 @@ impl Simulation {
         };
         let workload = app.workload(stage);
         Self { world, nemesis: Nemesis::new(cluster.clone()), cluster, workload, over }
+    }
+
+    /// If the broken rule is not one of those that say so at once, the trace says it last.
+    fn note_violation(&self, failure: &Failure) {
+        let invariants = &self.world.invariants;
+        invariants.fail(failure.clone());
+        if let Some(failure) = invariants.news() {
+            self.world.record(Source::World, &Event::Violation { failure: &failure });
+        }
     }
 
     fn phase(&self, name: &'static str) {

@@ -395,6 +395,9 @@ impl<S: StateMachine> EventLoop<S> {
 
     fn step(&mut self, message: Message) {
         let (from, kind) = (message.from, message.body.name());
+        if let Some(observer) = &self.observer {
+            observer.received(&message);
+        }
         self.observe_time();
         if let Err(error) = self.raft.step(message) {
             tracing::debug!(%from, kind, %error, "refused a message");
@@ -426,7 +429,7 @@ impl<S: StateMachine> EventLoop<S> {
             }
             Completion::SnapshotTaken { file } => {
                 for peer in self.snapshots.taken(&file) {
-                    self.transport.send_snapshot(peer, self.raft.hard_state().term, file.clone());
+                    self.send_snapshot_file(peer, file.clone());
                 }
                 if self.snapshots.hand_out(&file, &self.space) {
                     self.apply.snapshot();
@@ -496,7 +499,7 @@ impl<S: StateMachine> EventLoop<S> {
             self.on_event(event);
         }
         for message in ready.messages {
-            self.transport.send(message);
+            self.send(message);
         }
         let writes = ready.hard_state.is_some() || ready.snapshot.is_some() || !ready.entries.is_empty();
         self.owed.push_back(Owed { number: ready.number, writes, messages: ready.messages_after_persist });
@@ -505,6 +508,9 @@ impl<S: StateMachine> EventLoop<S> {
         }
         if writes {
             let (number, hard_state, entries) = (ready.number, ready.hard_state, ready.entries);
+            if let Some(observer) = &self.observer {
+                observer.writes(number, hard_state, &entries);
+            }
             let work = match &self.install {
                 Some(install) if install.number == number => {
                     LogWork::Reset { number, prev: install.file.meta.last, hard_state, entries }
@@ -545,8 +551,13 @@ impl<S: StateMachine> EventLoop<S> {
                 break;
             }
             let Some(owed) = self.owed.pop_front() else { break };
+            if owed.writes
+                && let Some(observer) = &self.observer
+            {
+                observer.durable(owed.number);
+            }
             for message in owed.messages {
-                self.transport.send(message);
+                self.send(message);
             }
             settled = Some(owed.number);
         }
@@ -616,13 +627,29 @@ impl<S: StateMachine> EventLoop<S> {
     fn send_snapshot(&mut self, peer: NodeId) {
         let compacted = self.raft.first_index().prev();
         match self.snapshots.for_peer(peer, compacted) {
-            Some(file) => self.transport.send_snapshot(peer, self.raft.hard_state().term, file),
+            Some(file) => self.send_snapshot_file(peer, file),
             None => {
                 if self.snapshots.begin(&self.space) {
                     self.apply.snapshot();
                 }
             }
         }
+    }
+
+    fn send(&self, message: Message) {
+        if let Some(observer) = &self.observer {
+            observer.sent(&message);
+        }
+        self.transport.send(message);
+    }
+
+    fn send_snapshot_file(&self, to: NodeId, file: SnapshotFile) {
+        let (from, term) = (self.options.core.id, self.raft.hard_state().term);
+        if let Some(observer) = &self.observer {
+            let body = MessageBody::InstallSnapshot { meta: file.meta.clone() };
+            observer.sent(&Message { from, to, term, body });
+        }
+        self.transport.send_snapshot(to, term, file);
     }
 
     fn status(&self) -> NodeStatus {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::blocking::SharedBlocking;
 use crate::clock::SharedClock;
-use crate::core::{self, Event, LogId, Member, NodeId};
+use crate::core::{self, Entry, Event, HardState, LogId, Member, Message, NodeId, ReadyNumber};
 use crate::disk::SharedDisk;
 use crate::net::SharedNet;
 use crate::transport::PeerOptions;
@@ -47,6 +47,22 @@ pub trait Observer: Send + Sync + 'static {
     fn event(&self, event: &Event);
     /// The state machine has applied everything up to `last`.
     fn applied(&self, last: LogId);
+    /// A message is handed to the transport. It may never arrive.
+    fn sent(&self, message: &Message) {
+        let _ = message;
+    }
+    /// A message has arrived, and is about to be given to the core.
+    fn received(&self, message: &Message) {
+        let _ = message;
+    }
+    /// A Ready's hard state and entries are handed to the log.
+    fn writes(&self, number: ReadyNumber, hard_state: Option<HardState>, entries: &[Entry]) {
+        let _ = (number, hard_state, entries);
+    }
+    /// They are durable, and so is all that was handed in before them.
+    fn durable(&self, number: ReadyNumber) {
+        let _ = number;
+    }
 }
 
 /// Everything about one node. [`NodeOptions::new`] gives defaults for a real cluster on a local network.

@@ -182,10 +182,14 @@ impl Workload for KvWorkload {
         let effects = self.ledger.take();
         self.recorder.judge_looks_back(&effects)?;
         let positions = self.recorder.positions(&effects)?;
-        self.recorder.with_history(|history| {
+        let mut shown = Vec::new();
+        let judged = self.recorder.with_history(|history| {
             let by_witness = witness::check(history, &positions);
             let limits = Limits { steps_max: CHECK_STEPS_MAX, ..Limits::default() };
             let by_search = checker::check(history, &limits);
+            if let Verdict::NotLinearizable(why) = &by_search {
+                shown = why.operations.iter().map(|shown| shown.operation).collect();
+            }
             match (by_witness, by_search) {
                 (Ok(()), Verdict::Linearizable) => Ok(()),
                 (Err(violation), Verdict::Linearizable) => Err(Failure::new(
@@ -203,7 +207,8 @@ impl Workload for KvWorkload {
                     Err(Failure::new("linearizability", format!("undecided for key {key}: {bound}")))
                 }
             }
-        })
+        });
+        judged.map_err(|failure| failure.seen_in(self.recorder.witnesses(&shown)))
     }
 
     fn counts(&self) -> [u64; 3] {

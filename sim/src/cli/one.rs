@@ -31,6 +31,9 @@ pub struct Arguments {
     /// Write what of the plan was begun, and when, to this file.
     #[arg(long)]
     pub schedule: Option<PathBuf>,
+    /// Write every event as data to this file.
+    #[arg(long)]
+    pub events: Option<PathBuf>,
 }
 
 /// Runs the world.
@@ -58,6 +61,7 @@ pub fn run(app: std::sync::Arc<dyn crate::app::App>, arguments: &Arguments) -> E
         keep: arguments.keep,
         history: arguments.history.clone(),
         schedule: arguments.schedule.clone(),
+        events: arguments.events.clone(),
     };
     let report = crate::simulation::run_app(app, plan, options);
     match serde_json::to_string(&report) {

@@ -2,14 +2,14 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use raft::core::{Event as CoreEvent, LogId, NodeId, RoleName, Term};
+use raft::core::{Entry, Event as CoreEvent, HardState, LogId, Message, NodeId, ReadyNumber, RoleName, Term};
 use raft::driver::Observer;
 use tokio::sync::mpsc;
 
 use super::{Signal, World};
 use crate::app::View;
 use crate::plan::Moment;
-use crate::trace::{Event, Source};
+use crate::trace::{Event, Said, Source};
 
 /// A crash that waits for its moment.
 #[derive(Clone, Copy, Debug)]
@@ -141,6 +141,22 @@ struct NodeObserver {
     start: u32,
 }
 
+impl NodeObserver {
+    /// Adds an event of the process, if it is not the last word of a dead one.
+    fn record(&self, event: &Event<'_>) {
+        if self.watch.lock(self.node).start == self.start {
+            self.watch.world.record(Source::Node(self.node), event);
+        }
+    }
+
+    /// If a rule is broken by what this node has just told, the trace says so here.
+    fn note_violation(&self) {
+        if let Some(failure) = self.watch.world.invariants.news() {
+            self.watch.world.record(Source::Node(self.node), &Event::Violation { failure: &failure });
+        }
+    }
+}
+
 impl Observer for NodeObserver {
     fn event(&self, event: &CoreEvent) {
         let world = &self.watch.world;
@@ -154,7 +170,25 @@ impl Observer for NodeObserver {
         drop(seen);
         world.record(Source::Node(self.node), &Event::Core { event });
         world.invariants.event(NodeId(u64::from(self.node)), event);
+        self.note_violation();
         self.watch.pull(self.node, self.start, event);
+    }
+
+    fn sent(&self, message: &Message) {
+        self.record(&Event::Sent { message: Said(message) });
+    }
+
+    fn received(&self, message: &Message) {
+        self.record(&Event::Received { message: Said(message) });
+    }
+
+    fn writes(&self, number: ReadyNumber, hard_state: Option<HardState>, entries: &[Entry]) {
+        let entries = entries.first().zip(entries.last()).map(|(first, last)| (first.index, last.index));
+        self.record(&Event::Writes { number: number.0, hard_state, entries });
+    }
+
+    fn durable(&self, number: ReadyNumber) {
+        self.record(&Event::Durable { number: number.0 });
     }
 
     fn applied(&self, last: LogId) {
@@ -167,5 +201,6 @@ impl Observer for NodeObserver {
         drop(seen);
         world.record(Source::Node(self.node), &Event::Applied { last });
         world.invariants.applied(NodeId(u64::from(self.node)), last, state);
+        self.note_violation();
     }
 }

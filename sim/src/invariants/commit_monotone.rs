@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use raft::core::{Index, LogId, NodeId};
 
-use crate::report::Failure;
+use crate::report::{Failure, Witness};
 
 const RULE: &str = "commit and applied are monotone";
 
@@ -30,7 +30,7 @@ impl CommitMonotone {
         let progress = self.nodes.entry(node).or_default();
         if last.index < progress.committed {
             let text = format!("{node} had committed up to {} and now up to {last}", progress.committed);
-            return Err(Failure::new(RULE, text));
+            return Err(Failure::new(RULE, text).seen_in([Witness::committed(node, last.index)]));
         }
         progress.committed = last.index;
         Ok(())
@@ -40,12 +40,12 @@ impl CommitMonotone {
         let progress = self.nodes.entry(node).or_default();
         if last.index < progress.applied {
             let text = format!("{node} had applied up to {} and now up to {last}", progress.applied);
-            return Err(Failure::new(RULE, text));
+            return Err(Failure::new(RULE, text).seen_in([Witness::applied(node, last.index)]));
         }
         progress.applied = last.index;
         if progress.committed != Index::ZERO && progress.applied > progress.committed {
             let text = format!("{node} applied up to {last} and had committed up to {}", progress.committed);
-            return Err(Failure::new(RULE, text));
+            return Err(Failure::new(RULE, text).seen_in([Witness::applied(node, last.index)]));
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use raft::core::{NodeId, Term};
 
-use crate::report::Failure;
+use crate::report::{Failure, Witness};
 
 /// Who was elected in which term, ever.
 #[derive(Default)]
@@ -18,6 +18,7 @@ impl ElectionSafety {
         if first == node {
             return Ok(());
         }
-        Err(Failure::new("election safety", format!("{first} and {node} both lead in term {term}")))
+        let failure = Failure::new("election safety", format!("{first} and {node} both lead in term {term}"));
+        Err(failure.seen_in([Witness::elected(first, term), Witness::elected(node, term)]))
     }
 }

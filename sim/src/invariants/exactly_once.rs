@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::report::Failure;
+use crate::report::{Failure, Witness};
 
 /// Where each written value was found.
 #[derive(Default)]
@@ -27,7 +27,7 @@ impl ExactlyOnce {
             "operation #{number} was done at revision {} of {} and again at revision {revision} of {key}",
             first.0, first.1
         );
-        Err(Failure::new("exactly once", text))
+        Err(Failure::new("exactly once", text).seen_in([Witness::Operation { number }]))
     }
 
     /// Where what operation `number` wrote was found, if anywhere.

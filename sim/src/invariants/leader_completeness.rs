@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use raft::core::{Index, LogId, NodeId, Term};
 
-use crate::report::Failure;
+use crate::report::{Failure, Witness};
 
 /// What was committed when each leader was elected.
 #[derive(Default)]
@@ -32,6 +32,7 @@ impl LeaderCompleteness {
             "{leader} was elected in term {} when {committed} was committed, and yet {node} committed {last}",
             last.term
         );
-        Err(Failure::new("leader completeness", text))
+        let witnesses = [Witness::elected(leader, last.term), Witness::committed(node, last.index)];
+        Err(Failure::new("leader completeness", text).seen_in(witnesses))
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use raft::core::{Index, LogId, NodeId, Term};
 
-use crate::report::Failure;
+use crate::report::{Failure, Witness};
 
 const RULE: &str = "committed logs agree";
 
@@ -26,7 +26,9 @@ impl LogAgreement {
         let (term, first) = *self.entries.entry(last.index).or_insert((last.term, node));
         if term != last.term {
             let other = LogId { term, index: last.index };
-            return Err(Failure::new(RULE, format!("{first} committed {other} and {node} committed {last}")));
+            let text = format!("{first} committed {other} and {node} committed {last}");
+            let both = [Witness::committed(first, last.index), Witness::committed(node, last.index)];
+            return Err(Failure::new(RULE, text).seen_in(both));
         }
         let below = self.entries.range(..last.index).next_back();
         let above = self.entries.range(last.index.next()..).next();
@@ -34,10 +36,9 @@ impl LogAgreement {
             let Some((&index, &(term, who))) = neighbour else { continue };
             if (lower_first && term > last.term) || (!lower_first && term < last.term) {
                 let other = LogId { term, index };
-                return Err(Failure::new(
-                    RULE,
-                    format!("{who} committed {other} and {node} committed {last}"),
-                ));
+                let text = format!("{who} committed {other} and {node} committed {last}");
+                let both = [Witness::committed(who, index), Witness::committed(node, last.index)];
+                return Err(Failure::new(RULE, text).seen_in(both));
             }
         }
         Ok(())

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use raft::core::{Configuration, Index, LogId, NodeId, RoleName, SnapshotMeta, Term};
 
-use crate::report::Failure;
+use crate::report::{Failure, Witness};
 
 const RULE: &str = "membership safety";
 
@@ -78,7 +78,7 @@ impl MembershipSafety {
             return Ok(());
         }
         let text = format!("{node} leads term {term}, and in its configuration of {index} it does not vote");
-        Err(Failure::new(RULE, text))
+        Err(Failure::new(RULE, text).seen_in([Witness::elected(node, term)]))
     }
 
     /// A configuration came into force on a node, at the end of its log or because those behind it were cut off.
@@ -127,7 +127,7 @@ impl MembershipSafety {
                 show(&meta.configuration),
                 show(configuration)
             );
-            return Err(Failure::new(RULE, text));
+            return Err(Failure::new(RULE, text).seen_in([Witness::last_of(node)]));
         }
         Ok(())
     }
@@ -140,7 +140,8 @@ impl MembershipSafety {
         }
         let text =
             format!("at {index} {first} committed {}, and {node} {}", show(there), show(configuration));
-        Err(Failure::new(RULE, text))
+        let both = [Witness::committed(*first, index), Witness::committed(node, index)];
+        Err(Failure::new(RULE, text).seen_in(both))
     }
 
     /// The newest configuration that is known to be committed.
@@ -170,7 +171,7 @@ fn made_by_leader(
 ) -> Result<(), Failure> {
     let fail = |what: String| {
         let text = format!("{node}, leading term {}, at {index}: {what}", known.term);
-        Err(Failure::new(RULE, text))
+        Err(Failure::new(RULE, text).seen_in([Witness::last_of(node)]))
     };
     let Some((before, previous)) = known.configurations.last() else { return Ok(()) };
     if *before > known.commit {

@@ -38,6 +38,8 @@ struct Rules {
     state_hash: state_hash::StateHash,
     wiped_disk: wiped_disk::WipedDisk,
     broken: Option<Failure>,
+    /// Whether `broken` has been told to [`Invariants::news`].
+    told: bool,
     elections: u64,
     committed: Index,
     installs: u64,
@@ -168,6 +170,15 @@ impl Invariants {
     #[must_use]
     pub fn broken(&self) -> Option<Failure> {
         self.lock().broken.clone()
+    }
+
+    /// The first rule that was broken, if it was since this was asked last.
+    #[must_use]
+    pub fn news(&self) -> Option<Failure> {
+        let mut rules = self.lock();
+        let news = rules.broken.clone().filter(|_| !rules.told);
+        rules.told |= news.is_some();
+        news
     }
 
     /// Elections won, the highest index committed, snapshots installed.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use raft::core::{Index, NodeId};
 
-use crate::report::Failure;
+use crate::report::{Failure, Witness};
 
 /// The hash of the state at each index at which some node's was seen, and whose it was.
 #[derive(Default)]
@@ -20,6 +20,7 @@ impl StateHash {
         }
         let text =
             format!("at {index} the state of {first} has hash {first_hash:016x}, that of {node} {hash:016x}");
-        Err(Failure::new("state machine safety", text))
+        let both = [Witness::applied(first, index), Witness::applied(node, index)];
+        Err(Failure::new("state machine safety", text).seen_in(both))
     }
 }

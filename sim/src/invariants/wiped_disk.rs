@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use raft::core::NodeId;
 
-use crate::report::Failure;
+use crate::report::{Failure, Witness};
 
 /// Who has lost its disk. For good: its id is not used again.
 #[derive(Default)]
@@ -24,6 +24,6 @@ impl WipedDisk {
             return Ok(());
         }
         let text = format!("{node} lost its disk and takes part again under its old id");
-        Err(Failure::new("an empty disk is a new identity", text))
+        Err(Failure::new("an empty disk is a new identity", text).seen_in([Witness::last_of(node)]))
     }
 }

@@ -84,20 +84,20 @@ impl Nemesis {
         });
     }
 
-    fn record(&self, stage: &'static str, number: u32, fault: &Fault) {
-        self.cluster.world().record(Source::World, &Event::Fault { stage, number, fault });
+    fn record(&self, stage: &'static str, number: u32, fault: &Fault, node: u8) {
+        self.cluster.world().record(Source::World, &Event::Fault { stage, number, fault, node });
     }
 
     fn begin(&self, number: u32, fault: Fault) {
         let Some(node) = self.target(&fault) else {
-            self.record("skipped", number, &fault);
+            self.record("skipped", number, &fault, 0);
             return;
         };
         if matches!(fault, Fault::Wipe { .. }) && !self.wipe(node) {
-            self.record("skipped", number, &fault);
+            self.record("skipped", number, &fault, node);
             return;
         }
-        self.record("begin", number, &fault);
+        self.record("begin", number, &fault, node);
         self.done.fetch_add(1, Ordering::Relaxed);
         if matches!(
             fault,
@@ -110,7 +110,7 @@ impl Nemesis {
         tokio::spawn(async move {
             nemesis.cluster.world().time.sleep(undo.after_ns).await;
             if !nemesis.is_over() {
-                nemesis.record("end", number, &fault);
+                nemesis.record("end", number, &fault, node);
                 (undo.action)(&nemesis.cluster);
             }
         });

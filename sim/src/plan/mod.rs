@@ -497,6 +497,25 @@ impl Plan {
 }
 
 impl Fault {
+    /// The nodes that the fault befalls, if `node` is the one that leads where it names the leader.
+    #[must_use]
+    pub fn befalls(&self, node: u8) -> BTreeSet<u8> {
+        let mut nodes = self.nodes();
+        let open = match self {
+            Self::PowerCut { .. }
+            | Self::Change { .. }
+            | Self::Replace { .. }
+            | Self::Transfer { .. }
+            | Self::Lease { .. } => false,
+            Self::Cut { cut, .. } => matches!(cut, Cut::LeaderSide { .. } | Cut::LeaderAndLearners),
+            _ => !nodes.contains(&node),
+        };
+        if open {
+            nodes.insert(node);
+        }
+        nodes
+    }
+
     /// The nodes that the fault names.
     #[must_use]
     pub fn nodes(&self) -> BTreeSet<u8> {

@@ -86,6 +86,14 @@ pub fn command(world: &World, fixed: &WorldArguments, keep: Keep) -> Command {
     command
 }
 
+/// The words with which a person runs `world` again.
+#[must_use]
+pub fn reproduce(world: &World, fixed: &WorldArguments) -> String {
+    let mut words = vec!["cargo sim replay".to_owned(), world.to_string()];
+    words.extend(fixed.to_command_line());
+    words.join(" ")
+}
+
 /// Runs `command` until it ends or `timeout` has passed; hands each line that it prints to `line`.
 #[must_use]
 pub fn run(command: Command, timeout: Duration, line: &mut dyn FnMut(&str)) -> End {

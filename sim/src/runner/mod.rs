@@ -203,15 +203,13 @@ impl State {
 }
 
 fn line(world: &World, sweep: &Sweep, took: Duration, end: &child::End) -> WorldLine {
-    let mut reproduce = vec!["cargo sim replay".to_owned(), world.to_string()];
-    reproduce.extend(sweep.fixed.to_command_line());
     let (failure, report) = (end.failure(), end.report.as_ref());
     WorldLine {
         world: world.to_string(),
         passed: failure.is_none(),
         outcome: end.outcome(),
         failure,
-        reproduce: reproduce.join(" "),
+        reproduce: child::reproduce(world, &sweep.fixed),
         wall_ms: took.as_millis() as u64,
         virtual_ms: report.map_or(0, |report| report.virtual_ns / 1_000_000),
         events: report.map_or(0, |report| report.events),

@@ -1,8 +1,12 @@
 //! What can stand in a trace, and how it reads.
 
 use std::fmt;
+use std::str::FromStr;
 
-use raft::core::{Event as CoreEvent, LogId};
+use raft::core::{Event as CoreEvent, HardState, Index, LogId};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::said::Said;
 
 /// Who an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,6 +30,35 @@ impl fmt::Display for Source {
             Self::Client(id) => f.pad(&format!("c{id}")),
             Self::Network => f.pad("net"),
         }
+    }
+}
+
+impl FromStr for Source {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let source = match text {
+            "world" => Some(Self::World),
+            "net" => Some(Self::Network),
+            _ => match text.split_at_checked(1) {
+                Some(("n", id)) => id.parse().ok().map(Self::Node),
+                Some(("c", id)) => id.parse().ok().map(Self::Client),
+                _ => None,
+            },
+        };
+        source.ok_or_else(|| format!("{text:?} is nobody: n1, n2, .. are nodes, c1, c2, .. clients"))
+    }
+}
+
+impl Serialize for Source {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Source {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -54,6 +87,8 @@ pub enum Event<'a> {
         number: u32,
         /// What it is.
         fault: &'a crate::plan::Fault,
+        /// The node that it befalls, where the fault leaves that open.
+        node: u8,
     },
     /// A node's process begins.
     Started {
@@ -76,6 +111,35 @@ pub enum Event<'a> {
     Core {
         /// What.
         event: &'a CoreEvent,
+    },
+    /// A node's core has said something to another: it is with the transport.
+    Sent {
+        /// What, and to whom.
+        message: Said<'a>,
+    },
+    /// It has arrived, and the other core is about to hear it.
+    Received {
+        /// What, and from whom.
+        message: Said<'a>,
+    },
+    /// A node's core wants something durable.
+    Writes {
+        /// Counts what the process wants durable.
+        number: u64,
+        /// Term and vote, if they are to be.
+        hard_state: Option<HardState>,
+        /// The first and the last entry, if any are to be.
+        entries: Option<(Index, Index)>,
+    },
+    /// It is durable.
+    Durable {
+        /// Which.
+        number: u64,
+    },
+    /// A rule is broken.
+    Violation {
+        /// Which, and how.
+        failure: &'a crate::report::Failure,
     },
     /// A node applied entries.
     Applied {
@@ -145,7 +209,17 @@ impl Event<'_> {
     /// Whether the event is left out of a timeline: one of thousands of the same kind.
     #[must_use]
     pub const fn is_detail(&self) -> bool {
-        matches!(self, Self::Segment { .. } | Self::Job { .. } | Self::Connected { .. } | Self::Closed { .. })
+        matches!(
+            self,
+            Self::Segment { .. }
+                | Self::Job { .. }
+                | Self::Connected { .. }
+                | Self::Closed { .. }
+                | Self::Sent { .. }
+                | Self::Received { .. }
+                | Self::Writes { .. }
+                | Self::Durable { .. }
+        )
     }
 }
 
@@ -153,13 +227,18 @@ impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Phase { name } => write!(f, "==== {name} ===="),
-            Self::Fault { stage, number, fault } => write!(f, "fault {number} {stage}: {fault}"),
+            Self::Fault { stage, number, fault, .. } => write!(f, "fault {number} {stage}: {fault}"),
             Self::Started { start } => write!(f, "starts, for the {start}. time"),
             Self::Ready { applied } => write!(f, "ready, applied={applied}"),
             Self::Stopped { kind: StopKind::Killed, reason } => write!(f, "killed: {reason}"),
             Self::Stopped { kind: StopKind::ByItself, reason } => write!(f, "stops: {reason}"),
             Self::Core { event } => core_event(f, event),
             Self::Applied { last } => write!(f, "applied {last}"),
+            Self::Sent { message } => write!(f, "to {}: {message}", message.0.to),
+            Self::Received { message } => write!(f, "from {}: {message}", message.0.from),
+            Self::Writes { number, hard_state, entries } => writes(f, *number, *hard_state, *entries),
+            Self::Durable { number } => write!(f, "durable: write {number}"),
+            Self::Violation { failure } => write!(f, "VIOLATED: {failure}"),
             Self::Invoke { number, operation } => write!(f, "#{number} {operation}"),
             Self::Return { number, outcome, detail } => write!(f, "#{number} -> {outcome} {detail}"),
             Self::Connected { connection, from, to } => write!(f, "connection {connection}: {from} to {to}"),
@@ -170,6 +249,25 @@ impl fmt::Display for Event<'_> {
             Self::Job { lane, number } => write!(f, "job {lane} {number}"),
             Self::Note { text } => f.write_str(text),
         }
+    }
+}
+
+fn writes(
+    f: &mut fmt::Formatter<'_>,
+    number: u64,
+    hard_state: Option<HardState>,
+    entries: Option<(Index, Index)>,
+) -> fmt::Result {
+    write!(f, "write {number}:")?;
+    if let Some(HardState { term, voted_for, .. }) = hard_state {
+        write!(f, " term={term}")?;
+        if let Some(candidate) = voted_for {
+            write!(f, " voted_for={candidate}")?;
+        }
+    }
+    match entries {
+        Some((first, last)) => write!(f, " entries {first}..={last}"),
+        None => Ok(()),
     }
 }
 

@@ -9,16 +9,22 @@
 
 mod event;
 mod hasher;
+mod record;
+mod said;
 mod schedule;
 mod standing;
 
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use event::{Event, Source, StopKind};
 pub use hasher::TraceHasher;
+pub use record::{Fact, Parcel, Record, role_name};
+pub use said::Said;
 pub use schedule::Schedule;
-use standing::Standings;
+pub use standing::{Column, Standing, Standings};
 
 /// The trace of one world. Clones are the same trace.
 #[derive(Clone, Default)]
@@ -33,6 +39,8 @@ struct State {
     now_ns: u64,
     schedule: Schedule,
     kept: Option<Kept>,
+    /// Where every event goes as data.
+    file: Option<File>,
 }
 
 struct Kept {
@@ -101,6 +109,14 @@ impl Trace {
         self
     }
 
+    /// Writes every event to `file` as it comes, one [`Record`] a line: of a run that hangs or aborts, what was
+    /// written stays.
+    #[must_use]
+    pub fn writing(self, file: Option<File>) -> Self {
+        self.lock().file = file;
+        self
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -115,16 +131,22 @@ impl Trace {
         source.hash(&mut state.hasher);
         event.hash(&mut state.hasher);
         state.schedule.note(at_ns, event);
-        let Some(kept) = &mut state.kept else { return };
-        kept.standings.note(source, event);
+        let State { file, kept, .. } = &mut *state;
+        if file.is_none() && kept.is_none() {
+            return;
+        }
+        let line = Record::new(at_ns, source, event);
+        if let Some(file) = file {
+            write_record(file, &line);
+        }
+        let Some(kept) = kept else { return };
+        kept.standings.note(source, &line.fact);
         if kept.story_only && event.is_detail() {
             return;
         }
         let begin = kept.lines.len();
-        let (seconds, nanos) = (at_ns / 1_000_000_000, at_ns % 1_000_000_000);
         // Writing to a String does not fail.
-        let standing = kept.standings.of(source);
-        let _ = writeln!(kept.lines, "{seconds:>4}.{nanos:09} {source:<6} {standing:<20} {event}");
+        let _ = writeln!(kept.lines, "{}", line.line(&kept.standings));
         if kept.echo {
             print!("{}", &kept.lines[begin..]);
             kept.lines.truncate(begin);
@@ -154,6 +176,16 @@ impl Trace {
     #[must_use]
     pub fn take_lines(&self) -> String {
         self.lock().kept.as_mut().map(|kept| std::mem::take(&mut kept.lines)).unwrap_or_default()
+    }
+}
+
+fn write_record(file: &mut File, record: &Record) {
+    let written = serde_json::to_vec(record).map_err(std::io::Error::from).and_then(|mut line| {
+        line.push(b'\n');
+        file.write_all(&line)
+    });
+    if let Err(error) = written {
+        panic!("the file of events: {error}");
     }
 }
 

@@ -3,59 +3,70 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use raft::core::{Event as CoreEvent, Index, RoleName, Term};
-
-use super::event::{Event, Source};
+use super::event::Source;
+use super::record::Fact;
 
 /// What the events so far say of one node.
-#[derive(Clone, Copy, Default)]
-struct Standing {
-    term: Term,
-    role: RoleName,
-    commit: Index,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its term.
+    pub term: u64,
+    /// Its role, as a column of eight letters.
+    pub role: &'static str,
+    /// Its commit index.
+    pub commit: u64,
+    /// The last entry that it has applied.
+    pub applied: u64,
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self { term: 0, role: "follower", commit: 0, applied: 0 }
+    }
 }
 
 /// What the events so far say of all nodes.
-#[derive(Default)]
-pub(super) struct Standings {
+#[derive(Clone, Default)]
+pub struct Standings {
     nodes: BTreeMap<u8, Standing>,
 }
 
 impl Standings {
     /// Takes in an event, before it is shown.
-    pub(super) fn note(&mut self, source: Source, event: &Event<'_>) {
+    pub fn note(&mut self, source: Source, fact: &Fact) {
         let Source::Node(id) = source else { return };
         let node = self.nodes.entry(id).or_default();
-        match event {
-            Event::Started { .. } => *node = Standing::default(),
-            Event::Core { event: CoreEvent::RoleChanged { role, term } } => {
-                (node.role, node.term) = (*role, *term)
+        match fact {
+            Fact::Started => *node = Standing::default(),
+            Fact::Role { role, term } => {
+                node.term = *term;
+                node.role = match role.as_str() {
+                    "leader" => "LEADER",
+                    "candidate" => "candidat",
+                    "pre-candidate" => "pre-cand",
+                    _ => "follower",
+                };
             }
-            Event::Core { event: CoreEvent::Committed { last } } => node.commit = last.index,
-            Event::Core { event: CoreEvent::SnapshotAccepted { meta } } => node.commit = meta.last.index,
+            Fact::Committed { index, .. } | Fact::Snapshot { index, .. } => node.commit = *index,
+            Fact::Applied { index, .. } => node.applied = *index,
             _ => {}
         }
     }
 
     /// The column: role, term and commit index of a node, nothing for anybody else.
-    pub(super) fn of(&self, source: Source) -> Column {
+    #[must_use]
+    pub fn of(&self, source: Source) -> Column {
         let Source::Node(id) = source else { return Column(None) };
         Column(self.nodes.get(&id).copied())
     }
 }
 
 /// One line's column.
-pub(super) struct Column(Option<Standing>);
+pub struct Column(Option<Standing>);
 
 impl fmt::Display for Column {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(Standing { term, role, commit }) = self.0 else { return f.pad("") };
-        let role = match role {
-            RoleName::Follower => "follower",
-            RoleName::PreCandidate => "pre-cand",
-            RoleName::Candidate => "candidat",
-            RoleName::Leader => "LEADER",
-        };
+        let Some(Standing { term, role, commit, .. }) = self.0 else { return f.pad("") };
         f.pad(&format!("t{term:<3} {role:<8} c{commit}"))
     }
 }
@@ -63,18 +74,16 @@ impl fmt::Display for Column {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raft::core::LogId;
 
     #[test]
     fn the_column_shows_what_a_node_said_last() {
         let mut standings = Standings::default();
         let node = Source::Node(2);
-        let elected = CoreEvent::RoleChanged { role: RoleName::Leader, term: Term(4) };
-        standings.note(node, &Event::Core { event: &elected });
-        standings.note(node, &Event::Core { event: &CoreEvent::Committed { last: LogId::new(4, 17) } });
+        standings.note(node, &Fact::Role { role: "leader".to_owned(), term: 4 });
+        standings.note(node, &Fact::Committed { term: 4, index: 17 });
         assert_eq!(standings.of(node).to_string(), "t4   LEADER   c17");
         assert_eq!(standings.of(Source::Client(2)).to_string(), "");
-        standings.note(node, &Event::Started { start: 2 });
+        standings.note(node, &Fact::Started);
         assert_eq!(standings.of(node).to_string(), "t0   follower c0");
     }
 }

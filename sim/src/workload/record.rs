@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::checker::witness::Position;
 use crate::history::{Answer, End, History, Misuse, OperationId, Process, Request};
 use crate::invariants::ExactlyOnce;
-use crate::report::Failure;
+use crate::report::{Failure, Witness};
 
 /// How an operation ended, for its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +133,9 @@ impl Recorder {
                     "#{} found {:?} in {} at revision {}, where it held {held:?} (the newest is {})",
                     look.number, look.value, look.key, look.revision, effects.newest
                 );
-                return Err(Failure::new("an old read is a read of what there was", text));
+                let witness = Witness::Operation { number: look.number };
+                let failure = Failure::new("an old read is a read of what there was", text);
+                return Err(failure.seen_in([witness]));
             }
         }
         Ok(())
@@ -143,6 +145,14 @@ impl Recorder {
     #[must_use]
     pub fn counts(&self) -> [u64; 3] {
         self.lock().counts
+    }
+
+    /// The operations with these numbers in the history, as events.
+    #[must_use]
+    pub fn witnesses(&self, of_history: &[u32]) -> Vec<Witness> {
+        let state = self.lock();
+        let notes = of_history.iter().filter_map(|id| state.notes.get(*id as usize));
+        notes.map(|note| Witness::Operation { number: note.number }).collect()
     }
 
     /// Calls `read` with the history.
@@ -169,7 +179,8 @@ impl Recorder {
                     // in the order of their calls.
                     let sub = if note.changed_nothing { operation.call + 1 } else { 0 };
                     if !note.changed_nothing && !is_read && !is_delete && found != Some(revision) {
-                        return Err(disagree(&state.history, id, revision, found, effects.oldest));
+                        let failure = disagree(&state.history, id, revision, found, effects.oldest);
+                        return Err(failure.seen_in([Witness::Operation { number: note.number }]));
                     }
                     Some(Position { index: revision, sub })
                 }
