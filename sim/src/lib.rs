@@ -15,6 +15,7 @@ pub mod disk;
 pub mod healing;
 pub mod history;
 pub mod invariants;
+pub mod marks;
 pub mod nemesis;
 #[cfg(madsim)]
 pub mod network;

@@ -23,6 +23,7 @@ use crate::app::{App, Stage, Workload};
 use crate::cluster::{Cluster, World, host};
 use crate::healing;
 use crate::invariants::Invariants;
+use crate::marks::Marks;
 use crate::nemesis::Nemesis;
 use crate::network::Network;
 use crate::plan::Plan;
@@ -302,6 +303,7 @@ impl Simulation {
             virtual_ns: self.world.time.now_ns(),
             events,
             trace_hash: format!("{hash:016x}"),
+            marks: Marks::of_this_process(),
             figures: Figures {
                 nodes: u64::from(self.world.scenario.nodes),
                 faults: u64::from(self.nemesis.done()),

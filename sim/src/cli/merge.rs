@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
+use crate::marks::Marks;
 use crate::report::Figures;
 use crate::runner::child::Outcome;
 use crate::runner::journal::{self, About, Read, WorldLine};
@@ -28,6 +29,9 @@ pub struct Arguments {
     /// One JSON object.
     #[arg(long)]
     pub json: bool,
+    /// Print in how many worlds each mark in the source was hit; without this, only those that never were.
+    #[arg(long)]
+    pub marks: bool,
 }
 
 /// What broke one rule.
@@ -65,6 +69,8 @@ struct Merged {
     process_seconds: f64,
     violations: BTreeMap<String, Violations>,
     figures: Figures,
+    /// In how many worlds each mark in the source was hit; 0 for those that never were.
+    marks: Marks,
 }
 
 /// Joins the journals.
@@ -84,7 +90,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             }
         }
     }
-    let merged = match merge(reads) {
+    let mut merged = match merge(reads) {
         Ok(merged) => merged,
         Err(error) => {
             eprintln!("{error}");
@@ -92,12 +98,14 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         }
     };
     if arguments.json {
+        merged.marks = merged.marks.with_all();
         match serde_json::to_string_pretty(&merged) {
             Ok(text) => println!("{text}"),
             Err(error) => panic!("a report that is no JSON: {error}"),
         }
     } else {
         print(&merged);
+        crate::runner::print_marks(&merged.marks, merged.worlds, arguments.marks);
     }
     ExitCode::from(merged.exit_code())
 }
@@ -160,6 +168,7 @@ impl Merged {
         self.simulated_seconds += line.virtual_ms as f64 / 1e3;
         self.process_seconds += line.wall_ms as f64 / 1e3;
         self.figures.add(&line.figures);
+        self.marks.add(&line.marks);
         self.worlds += usize::from(line.outcome != Outcome::Harness);
         *match line.outcome {
             Outcome::Passed => &mut self.passed,
@@ -247,6 +256,7 @@ mod tests {
             events: 1,
             trace_hash: hash.into(),
             figures: Figures { faults: 2, ..Figures::default() },
+            marks: Marks([("a-mark".to_owned(), 1)].into()),
         }
     }
 
@@ -274,7 +284,7 @@ mod tests {
         assert_eq!((merged.worlds, merged.passed, merged.failed, merged.missing), (4, 3, 1, 0));
         assert_eq!((merged.repeated, merged.figures.faults, merged.taken_down), (2, 8, 0));
         assert_eq!(merged.violations["exactly once"].reproduce, ["replay 2"]);
-        assert_eq!(merged.simulated_seconds, 40.0);
+        assert_eq!((merged.simulated_seconds, merged.marks.0["a-mark"]), (40.0, 4));
         assert_eq!(merged.exit_code(), 1);
     }
 

@@ -57,6 +57,9 @@ pub struct Arguments {
     /// The same, but if the file is there, go on where that sweep was stopped.
     #[arg(long, value_name = "FILE")]
     pub resume: Option<PathBuf>,
+    /// Print in how many worlds each mark in the source was hit; without this, only those that never were.
+    #[arg(long)]
+    pub marks: bool,
 }
 
 /// Runs the worlds.
@@ -87,6 +90,7 @@ fn sweep(arguments: &Arguments) -> Result<Verdict, String> {
         timeout: Duration::from_secs(arguments.timeout),
         failures_max: arguments.failures_max,
         duration: arguments.duration,
+        marks: arguments.marks,
     };
     let seeds = seeds(arguments)?;
     let about = About {

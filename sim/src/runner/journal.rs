@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::Shard;
 use super::child::Outcome;
 use crate::cli::SeedRange;
+use crate::marks::Marks;
 use crate::report::{Failure, Figures};
 
 /// The first line.
@@ -82,6 +83,9 @@ pub struct WorldLine {
     pub trace_hash: String,
     /// What it was about, in numbers.
     pub figures: Figures,
+    /// The marks in the source that it came to.
+    #[serde(default)]
+    pub marks: Marks,
 }
 
 /// A journal that is written.
@@ -270,6 +274,7 @@ mod tests {
             events: 3,
             trace_hash: "0".into(),
             figures: Figures::default(),
+            marks: Marks::default(),
         }
     }
 

@@ -18,6 +18,7 @@ use self::child::Outcome;
 use self::journal::{Journal, WorldLine};
 pub use self::shard::{Shard, duration};
 use crate::cli::{World, WorldArguments};
+use crate::marks::Marks;
 use crate::report::Figures;
 use crate::trace::Keep;
 
@@ -35,6 +36,8 @@ pub struct Sweep {
     pub failures_max: Option<NonZeroUsize>,
     /// After how long to begin no more worlds.
     pub duration: Option<Duration>,
+    /// Whether to print how often each mark was hit.
+    pub marks: bool,
 }
 
 /// The worlds to run, one after the other.
@@ -69,6 +72,8 @@ struct Summary {
     /// Of one process: the mean over all worlds.
     simulated_seconds_per_process_second: f64,
     figures: Figures,
+    /// In how many worlds each mark was hit; 0 for those that never were.
+    marks: Marks,
 }
 
 #[derive(Default)]
@@ -78,6 +83,7 @@ struct Totals {
     virtual_ns: u64,
     process_time: Duration,
     figures: Figures,
+    marks: Marks,
 }
 
 struct State {
@@ -157,6 +163,7 @@ fn work(state: &Mutex<State>, sweep: &Sweep, bar: &ProgressBar, begun: Instant) 
         if let Some(report) = &end.report {
             totals.virtual_ns += report.virtual_ns;
             totals.figures.add(&report.figures);
+            totals.marks.add(&report.marks);
         }
         let seconds = begun.elapsed().as_secs_f64();
         bar.set_message(format!(
@@ -210,6 +217,7 @@ fn line(world: &World, sweep: &Sweep, took: Duration, end: &child::End) -> World
         events: report.map_or(0, |report| report.events),
         trace_hash: report.map_or_else(String::new, |report| report.trace_hash.clone()),
         figures: report.map_or_else(Figures::default, |report| report.figures.clone()),
+        marks: report.map_or_else(Marks::default, |report| report.marks.clone()),
     }
 }
 
@@ -241,6 +249,7 @@ fn print_summary(totals: &Totals, sweep: &Sweep, took: Duration) {
         simulated_seconds_per_wall_second: simulated / wall_seconds,
         simulated_seconds_per_process_second: simulated / totals.process_time.as_secs_f64().max(1e-9),
         figures: totals.figures.clone(),
+        marks: totals.marks.clone().with_all(),
     };
     if sweep.json {
         return print_json(&ProgressBar::hidden(), &summary);
@@ -262,5 +271,25 @@ fn print_summary(totals: &Totals, sweep: &Sweep, took: Duration) {
         "    {faults} faults, {crashes} crashes, {wipes} disks lost, {changes} changes of membership, \
          {transfers} hand-overs, {elections} elections, {committed} entries committed, {installs} snapshots \
          installed; operations: {ok} done, {fail} not done, {info} unknown"
+    );
+    print_marks(&totals.marks, totals.done, sweep.marks);
+}
+
+/// How often the marks were hit: all of them if that is asked for, else how many were not.
+pub(crate) fn print_marks(marks: &Marks, worlds: usize, all: bool) {
+    let missed = marks.missed();
+    if all {
+        for (id, hit) in &marks.clone().with_all().0 {
+            println!("    {:6.2} %  {hit:6}  {id}", *hit as f64 * 100.0 / worlds.max(1) as f64);
+        }
+    }
+    let count = crate::marks::all().count();
+    println!(
+        "    marks: {} of {count} hit{}",
+        count - missed.len(),
+        match missed.as_slice() {
+            [] => String::new(),
+            missed => format!("; never: {}", missed.join(", ")),
+        }
     );
 }
