@@ -83,7 +83,8 @@ pub struct WorldLine {
     pub trace_hash: String,
     /// What it was about, in numbers.
     pub figures: Figures,
-    /// The marks that it hit.
+    /// The marks in the source that it came to.
+    #[serde(default)]
     pub marks: Marks,
 }
 
