@@ -24,10 +24,11 @@ use crate::app::{App, Stage, Workload};
 use crate::cluster::{Cluster, World, host};
 use crate::healing;
 use crate::invariants::Invariants;
+use crate::marks::Marks;
 use crate::nemesis::Nemesis;
 use crate::network::Network;
 use crate::plan::Plan;
-use crate::random::{Random, derive};
+use crate::random::derive;
 use crate::report::{Failure, Figures, SeedReport};
 use crate::scenario::StoreKind;
 use crate::time::VirtualTime;
@@ -51,6 +52,8 @@ pub struct Options {
     pub history: Option<PathBuf>,
     /// Where to write every event as data.
     pub events: Option<PathBuf>,
+    /// Where to write what of the plan was begun, and when.
+    pub schedule: Option<PathBuf>,
 }
 
 /// Runs a world in this process. Meant to be called once a process: some state of the libraries below is global.
@@ -63,12 +66,24 @@ pub fn run_app(app: Arc<dyn App>, plan: Plan, options: Options) -> SeedReport {
     }
     let scratch = scratch_directory();
     let path = scratch.path().to_owned();
+    let trace = Trace::new(options.keep).echoing().writing(options.events.as_deref().map(create));
+    let (schedule, kept) = (options.schedule.clone(), trace.clone());
     // A thread of its own: the runtime seeds the hash maps of the thread it is made in, if there were none yet.
-    let thread = std::thread::scope(|scope| scope.spawn(|| run_here(app, plan, options, path)).join());
+    let thread = std::thread::scope(|scope| scope.spawn(|| run_here(app, plan, options, trace, path)).join());
+    // Of a world that panicked, too.
+    if let Some(path) = schedule
+        && let Err(error) = write_schedule(&kept, &path)
+    {
+        eprintln!("{}: {error}", path.display());
+    }
     match thread {
         Ok(report) => report,
         Err(panic) => std::panic::resume_unwind(panic),
     }
+}
+
+fn write_schedule(trace: &Trace, path: &std::path::Path) -> std::io::Result<()> {
+    std::fs::write(path, serde_json::to_string(&trace.schedule())?)
 }
 
 /// A directory in memory, if the system has one.
@@ -81,11 +96,11 @@ fn scratch_directory() -> tempfile::TempDir {
     }
 }
 
-fn run_here(app: Arc<dyn App>, plan: Plan, options: Options, scratch: PathBuf) -> SeedReport {
+fn run_here(app: Arc<dyn App>, plan: Plan, options: Options, trace: Trace, scratch: PathBuf) -> SeedReport {
     let mut runtime = Runtime::with_seed_and_config(derive(plan.seed, "executor"), madsim::Config::default());
     // sled has threads of its own; nothing waits for them but synchronous calls.
     runtime.set_allow_system_thread(plan.scenario.store == StoreKind::Sled);
-    runtime.block_on(run_world(app, plan, options, scratch))
+    runtime.block_on(run_world(app, plan, options, trace, scratch))
 }
 
 fn create(path: &Path) -> File {
@@ -95,9 +110,15 @@ fn create(path: &Path) -> File {
     }
 }
 
-async fn run_world(app: Arc<dyn App>, plan: Plan, options: Options, scratch: PathBuf) -> SeedReport {
+async fn run_world(
+    app: Arc<dyn App>,
+    plan: Plan,
+    options: Options,
+    trace: Trace,
+    scratch: PathBuf,
+) -> SeedReport {
     let seed = plan.seed;
-    let simulation = Simulation::new(app, &plan, &options, scratch);
+    let simulation = Simulation::new(app, &plan, trace, scratch);
     let failure = simulation.run(plan).await.err();
     if let Some(failure) = &failure {
         simulation.note_violation(failure);
@@ -114,16 +135,15 @@ struct Simulation {
 }
 
 impl Simulation {
-    fn new(app: Arc<dyn App>, plan: &Plan, options: &Options, scratch: PathBuf) -> Self {
+    fn new(app: Arc<dyn App>, plan: &Plan, trace: Trace, scratch: PathBuf) -> Self {
         let scenario = Arc::new(plan.scenario.clone());
-        let (time, trace) = (VirtualTime::current(), Trace::new(options.keep).echoing());
-        let trace = trace.writing(options.events.as_deref().map(create));
+        let time = VirtualTime::current();
         let nodes = (1..=scenario.machines()).map(|id| format!("n{id}"));
         let clients = (1..=scenario.workload.clients).map(|id| format!("c{id}"));
         let network = Network::new(
             time.clone(),
             trace.clone(),
-            Random::stream(plan.seed, "network"),
+            derive(plan.seed, "network"),
             scenario.network.clone(),
             nodes.chain(clients).collect(),
         );
@@ -313,6 +333,7 @@ impl Simulation {
             virtual_ns: self.world.time.now_ns(),
             events,
             trace_hash: format!("{hash:016x}"),
+            marks: Marks::of_this_process(),
             figures: Figures {
                 nodes: u64::from(self.world.scenario.nodes),
                 faults: u64::from(self.nemesis.done()),

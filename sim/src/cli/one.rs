@@ -31,6 +31,9 @@ pub struct Arguments {
     /// Write every event as data to this file.
     #[arg(long)]
     pub events: Option<PathBuf>,
+    /// Write what of the plan was begun, and when, to this file.
+    #[arg(long)]
+    pub schedule: Option<PathBuf>,
 }
 
 /// Runs the world.
@@ -50,10 +53,15 @@ pub fn run(app: std::sync::Arc<dyn crate::app::App>, arguments: &Arguments) -> E
         eprintln!("{error}");
         return ExitCode::from(2);
     }
+    if let Err(error) = super::world::choose_mutant(&plan, arguments.fixed.sound) {
+        eprintln!("{error}");
+        return ExitCode::from(2);
+    }
     let options = crate::simulation::Options {
         keep: arguments.keep,
         history: arguments.history.clone(),
         events: arguments.events.clone(),
+        schedule: arguments.schedule.clone(),
     };
     let report = crate::simulation::run_app(app, plan, options);
     match serde_json::to_string(&report) {

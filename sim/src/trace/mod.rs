@@ -11,6 +11,7 @@ mod event;
 mod hasher;
 mod record;
 mod said;
+mod schedule;
 mod standing;
 
 use std::fmt::Write as _;
@@ -22,7 +23,11 @@ pub use event::{Event, Source, StopKind};
 pub use hasher::TraceHasher;
 pub use record::{Fact, Parcel, Record, role_name};
 pub use said::Said;
+pub use schedule::Schedule;
 pub use standing::{Column, Standing, Standings};
+
+/// A world that goes round in circles does not fill the disk with records.
+const RECORDS_MAX: u64 = 2_000_000;
 
 /// The trace of one world. Clones are the same trace.
 #[derive(Clone, Default)]
@@ -35,6 +40,7 @@ struct State {
     hasher: TraceHasher,
     events: u64,
     now_ns: u64,
+    schedule: Schedule,
     kept: Option<Kept>,
     /// Where every event goes as data.
     file: Option<File>,
@@ -127,12 +133,13 @@ impl Trace {
         at_ns.hash(&mut state.hasher);
         source.hash(&mut state.hasher);
         event.hash(&mut state.hasher);
-        let State { file, kept, .. } = &mut *state;
+        state.schedule.note(at_ns, event);
+        let State { file, kept, events, .. } = &mut *state;
         if file.is_none() && kept.is_none() {
             return;
         }
         let line = Record::new(at_ns, source, event);
-        if let Some(file) = file {
+        if let Some(file) = file.as_mut().filter(|_| *events <= RECORDS_MAX) {
             write_record(file, &line);
         }
         let Some(kept) = kept else { return };
@@ -154,6 +161,12 @@ impl Trace {
     pub fn digest(&self) -> (u64, u64) {
         let state = self.lock();
         (state.events, state.hasher.digest())
+    }
+
+    /// What of the plan has begun.
+    #[must_use]
+    pub fn schedule(&self) -> Schedule {
+        self.lock().schedule.clone()
     }
 
     /// When the last event was.
