@@ -12,6 +12,7 @@ pub mod clock;
 pub mod cluster;
 pub mod disk;
 pub mod explain;
+pub mod fuzz;
 #[cfg(madsim)]
 pub mod healing;
 pub mod history;

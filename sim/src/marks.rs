@@ -46,7 +46,7 @@ impl Marks {
     /// The marks that were never hit.
     #[must_use]
     pub fn missed(&self) -> Vec<&'static str> {
-        all().filter(|id| !self.0.contains_key(*id)).collect()
+        all().filter(|id| self.0.get(*id).is_none_or(|worlds| *worlds == 0)).collect()
     }
 }
 

@@ -81,6 +81,7 @@ impl Raft {
     pub(super) fn on_heartbeat(&mut self, from: NodeId, commit: Index, round: u64, lease: bool) {
         self.shared.commit_to(commit);
         let leased = lease && self.promise_lease();
-        self.shared.respond(from, MessageBody::HeartbeatResponse { round, leased });
+        let space = self.shared.space;
+        self.shared.respond(from, MessageBody::HeartbeatResponse { round, leased, space });
     }
 }

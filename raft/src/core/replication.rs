@@ -25,6 +25,7 @@ use super::progress::Progress;
 use super::quorum;
 use super::role::{Leader, Role};
 use super::shared::Shared;
+use super::space::{Growth, Space};
 use super::types::{Entry, Index, LogId, NodeId, Payload};
 
 impl Raft {
@@ -56,6 +57,7 @@ impl Raft {
         self.tick_catching_up();
         self.tick_transfer(is_heartbeat_due);
         self.tick_stall();
+        self.tick_space();
         self.check_quorum();
     }
 
@@ -63,13 +65,17 @@ impl Raft {
     ///
     /// Three bounds hold a leader back: all of the log in memory, what is not committed (followers that are slow or
     /// gone), what is committed and not applied (a slow state machine). All three are distances between positions in
-    /// the log, which move on by themselves: there is no quota that could leak (cockroach#27774).
-    pub(super) fn on_propose(&mut self, command: Bytes) -> Result<LogId, ProposeError> {
+    /// the log, which move on by themselves: there is no quota that could leak (cockroach#27774). A fourth is the room on
+    /// the disks of a quorum (`space`).
+    pub(super) fn on_propose(&mut self, command: Bytes, growth: Growth) -> Result<LogId, ProposeError> {
         let Role::Leader(leader) = &self.role else {
             return Err(ProposeError::NotLeader { hint: self.leader() });
         };
         if let Some(transfer) = leader.transfer {
             return Err(ProposeError::Transferring { to: transfer.to });
+        }
+        if !self.has_quorum_room(leader, growth) {
+            return Err(ProposeError::NoSpace);
         }
         let id = LogId { term: self.shared.term(), index: self.shared.log.last().index.next() };
         let entry = Entry { term: id.term, index: id.index, payload: Payload::Command(command) };
@@ -130,10 +136,11 @@ impl Raft {
         progress.rejected(prev_index, meet);
     }
 
-    pub(super) fn on_heartbeat_response(&mut self, from: NodeId, round: u64, leased: bool) {
+    pub(super) fn on_heartbeat_response(&mut self, from: NodeId, round: u64, leased: bool, space: Space) {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(progress) = leader.progress.get_mut(&from) else { return };
         progress.heard();
+        progress.told_space(round, space);
         progress.answered_heartbeat(round, leader.reads.regular_round, self.shared.log.last().index);
         if leased {
             self.on_lease_promised(from, round);

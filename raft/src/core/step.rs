@@ -8,6 +8,7 @@ use super::Raft;
 use super::error::StepError;
 use super::message::{Message, MessageBody};
 use super::role::Role;
+use super::space::Space;
 use super::types::{Entry, Index, LogId, NodeId, Payload, SnapshotMeta, Term};
 
 /// Terms and indexes above this are nonsense; below it, counting on cannot overflow.
@@ -139,7 +140,9 @@ impl Raft {
     fn teach(&mut self, message: &Message) {
         let is_request = matches!(message.body, MessageBody::RequestVote { .. });
         if is_request || message.body.comes_from_leader() {
-            self.shared.respond(message.from, MessageBody::HeartbeatResponse { round: 0, leased: false });
+            let space = Space::Ample;
+            let body = MessageBody::HeartbeatResponse { round: 0, leased: false, space };
+            self.shared.respond(message.from, body);
         }
     }
 
@@ -166,8 +169,8 @@ impl Raft {
                 self.on_append_rejected(from, prev_index, hint);
             }
             MessageBody::Heartbeat { commit, round, lease } => self.on_heartbeat(from, commit, round, lease),
-            MessageBody::HeartbeatResponse { round, leased } => {
-                self.on_heartbeat_response(from, round, leased);
+            MessageBody::HeartbeatResponse { round, leased, space } => {
+                self.on_heartbeat_response(from, round, leased, space);
             }
             MessageBody::InstallSnapshot { meta } => self.on_install_snapshot(from, meta),
             MessageBody::TimeoutNow => self.on_timeout_now(),

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use raft::core::{Configuration, Entry, Event, Message, MessageBody, Payload, ReadState, Ready, Status};
+use raft::core::{
+    Configuration, Entry, Event, Message, MessageBody, Payload, ReadState, Ready, Space, Status,
+};
 
 /// One line a message; one that goes to several nodes is written once.
 pub(crate) fn messages(messages: &[Message], note: &str) -> String {
@@ -48,9 +50,10 @@ pub(crate) fn body(body: &MessageBody) -> String {
             let asks = if *lease { " lease" } else { "" };
             format!("{name} commit={commit} round={round}{asks}")
         }
-        MessageBody::HeartbeatResponse { round, leased } => {
+        MessageBody::HeartbeatResponse { round, leased, space } => {
             let promises = if *leased { " leased" } else { "" };
-            format!("{name} round={round}{promises}")
+            let room = if *space == Space::Ample { String::new() } else { format!(" space={space:?}") };
+            format!("{name} round={round}{promises}{room}")
         }
         MessageBody::InstallSnapshot { meta } => format!("{name} last={}", meta.last),
         // The number of the question is a random one.

@@ -97,6 +97,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    merged.marks = merged.marks.with_all();
     if arguments.json {
         merged.marks = merged.marks.with_all();
         match serde_json::to_string_pretty(&merged) {
@@ -195,7 +196,7 @@ impl Merged {
     }
 }
 
-fn print(merged: &Merged) {
+fn print(merged: &Merged, marks: bool) {
     let Merged { files, worlds, passed, failed, hung, taken_down, repeated, figures, .. } = merged;
     println!(
         "{worlds} worlds in {files} files: {passed} passed, {failed} failed, {hung} hung, {taken_down} taken down \
@@ -219,6 +220,7 @@ fn print(merged: &Merged) {
         figures.fail,
         figures.info
     );
+    crate::runner::print_marks(&merged.marks, merged.worlds, marks);
     for (rule, violations) in &merged.violations {
         println!("FAILED {rule}: {} worlds", violations.worlds);
         violations.reproduce.iter().for_each(|command| println!("    {command}"));
@@ -283,6 +285,7 @@ mod tests {
         let merged = merge(vec![shard(0, "s", even), shard(1, "s", odd)]).unwrap();
         assert_eq!((merged.worlds, merged.passed, merged.failed, merged.missing), (4, 3, 1, 0));
         assert_eq!((merged.repeated, merged.figures.faults, merged.taken_down), (2, 8, 0));
+        assert_eq!(merged.marks.0["a-mark"], 4, "in each world once, however many lines are about it");
         assert_eq!(merged.violations["exactly once"].reproduce, ["replay 2"]);
         assert_eq!((merged.simulated_seconds, merged.marks.0["a-mark"]), (40.0, 4));
         assert_eq!(merged.exit_code(), 1);

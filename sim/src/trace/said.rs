@@ -94,7 +94,7 @@ impl fmt::Display for Said<'_> {
             MessageBody::Heartbeat { commit, round, lease } => {
                 write!(f, " commit={commit} round={round}{}", if *lease { " lease" } else { "" })
             }
-            MessageBody::HeartbeatResponse { round, leased } => {
+            MessageBody::HeartbeatResponse { round, leased, .. } => {
                 write!(f, " round={round}{}", if *leased { " leased" } else { "" })
             }
             MessageBody::InstallSnapshot { meta } => write!(f, " last={}", meta.last),
