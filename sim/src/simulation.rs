@@ -50,10 +50,10 @@ pub struct Options {
     pub keep: Keep,
     /// Where to write the history of operations.
     pub history: Option<PathBuf>,
-    /// Where to write what of the plan was begun, and when.
-    pub schedule: Option<PathBuf>,
     /// Where to write every event as data.
     pub events: Option<PathBuf>,
+    /// Where to write what of the plan was begun, and when.
+    pub schedule: Option<PathBuf>,
 }
 
 /// Runs a world in this process. Meant to be called once a process: some state of the libraries below is global.
@@ -66,7 +66,7 @@ pub fn run_app(app: Arc<dyn App>, plan: Plan, options: Options) -> SeedReport {
     }
     let scratch = scratch_directory();
     let path = scratch.path().to_owned();
-    let trace = Trace::new(options.keep).echoing();
+    let trace = Trace::new(options.keep).echoing().writing(options.events.as_deref().map(create));
     let (schedule, kept) = (options.schedule.clone(), trace.clone());
     // A thread of its own: the runtime seeds the hash maps of the thread it is made in, if there were none yet.
     let thread = std::thread::scope(|scope| scope.spawn(|| run_here(app, plan, options, trace, path)).join());

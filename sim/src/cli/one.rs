@@ -28,12 +28,12 @@ pub struct Arguments {
     /// Write the history of client operations to this file.
     #[arg(long)]
     pub history: Option<PathBuf>,
-    /// Write what of the plan was begun, and when, to this file.
-    #[arg(long)]
-    pub schedule: Option<PathBuf>,
     /// Write every event as data to this file.
     #[arg(long)]
     pub events: Option<PathBuf>,
+    /// Write what of the plan was begun, and when, to this file.
+    #[arg(long)]
+    pub schedule: Option<PathBuf>,
 }
 
 /// Runs the world.
@@ -60,8 +60,8 @@ pub fn run(app: std::sync::Arc<dyn crate::app::App>, arguments: &Arguments) -> E
     let options = crate::simulation::Options {
         keep: arguments.keep,
         history: arguments.history.clone(),
-        schedule: arguments.schedule.clone(),
         events: arguments.events.clone(),
+        schedule: arguments.schedule.clone(),
     };
     let report = crate::simulation::run_app(app, plan, options);
     match serde_json::to_string(&report) {

@@ -1,8 +1,7 @@
 //! `raftkv-sim replay`: runs one world and prints its timeline.
 
-use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use super::{World, WorldArguments};
 use crate::explain::{Story, shiviz, why::Why};
 use crate::page::{self, Title};
 use crate::report::Failure;
-use crate::runner::child;
+use crate::runner::{case, child};
 use crate::trace::{Keep, Source, Standings, first_difference};
 
 /// The arguments of `raftkv-sim replay`.
@@ -91,22 +90,18 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 }
 
 /// Runs the world, prints what was asked for, and writes what was asked for.
-fn show(arguments: &Arguments, mut command: Command, timeout: Duration) -> io::Result<Option<Failure>> {
-    let needs_story = arguments.why || arguments.html.is_some() || arguments.shiviz.is_some();
-    let events = if needs_story { Some(tempfile::NamedTempFile::new()?) } else { None };
-    if let Some(events) = &events {
-        command.arg("--events").arg(events.path());
-    }
+fn show(arguments: &Arguments, command: Command, timeout: Duration) -> io::Result<Option<Failure>> {
     let filter = Filter { until: arguments.until, nodes: &arguments.node, texts: &arguments.grep };
-    let end = child::run(command, timeout, &mut |line| {
+    let mut print = |line: &str| {
         if !arguments.why && filter.shows(line) {
             println!("{line}");
         }
-    });
-    let failure = end.failure();
-    let Some(events) = events else { return Ok(failure) };
-    let story = Story::read(BufReader::new(events.reopen()?), failure.as_ref())?;
-    let why = Why::of(&story);
+    };
+    if !arguments.why && arguments.html.is_none() && arguments.shiviz.is_none() {
+        return Ok(child::run(command, timeout, &mut print).failure());
+    }
+    let (end, story) = case::tell(command, timeout, &mut print)?;
+    let (failure, why) = (end.failure(), Why::of(&story));
     if arguments.why {
         print_why(&story, &why);
     }
@@ -114,20 +109,14 @@ fn show(arguments: &Arguments, mut command: Command, timeout: Duration) -> io::R
     let world = arguments.world.to_string();
     let title = Title { world: &world, reproduce: &reproduce, failure: failure.as_ref() };
     if let Some(path) = &arguments.html {
-        to_file(path, |out| page::write(&story, &why, &title, out))?;
+        case::to_file(path, |out| page::write(&story, &why, &title, out))?;
+        println!("written: {}", path.display());
     }
     if let Some(path) = &arguments.shiviz {
-        to_file(path, |out| shiviz::write(&story, out))?;
+        case::to_file(path, |out| shiviz::write(&story, out))?;
+        println!("written: {}", path.display());
     }
     Ok(failure)
-}
-
-fn to_file(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-    let mut out = BufWriter::new(File::create(path).map_err(named)?);
-    write(&mut out).and_then(|()| out.flush()).map_err(named)?;
-    println!("written: {}", path.display());
-    Ok(())
 }
 
 fn print_why(story: &Story, why: &Why) {

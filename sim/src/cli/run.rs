@@ -60,6 +60,12 @@ pub struct Arguments {
     /// Print in how many worlds each mark in the source was hit; without this, only those that never were.
     #[arg(long)]
     pub marks: bool,
+    /// Where to write the plan, and a page that shows the run, of the first few worlds that fail.
+    #[arg(long, value_name = "DIR", default_value = "target/sim-failures")]
+    pub pages: PathBuf,
+    /// Write no such pages.
+    #[arg(long)]
+    pub no_pages: bool,
 }
 
 /// Runs the worlds.
@@ -91,6 +97,7 @@ fn sweep(arguments: &Arguments) -> Result<Verdict, String> {
         failures_max: arguments.failures_max,
         duration: arguments.duration,
         marks: arguments.marks,
+        pages: (!arguments.no_pages).then(|| arguments.pages.clone()),
     };
     let seeds = seeds(arguments)?;
     let about = About {

@@ -188,6 +188,13 @@ function neighbour(by) {
 }
 
 function keyboard() {
+  // What is typed is looked for a little later, but not later than somebody asks for the next match.
+  let waiting = 0, looked = "";
+  const findNow = () => {
+    clearTimeout(waiting);
+    const query = $("search").value;
+    if (query !== looked) find(looked = query);
+  };
   const keys = {
     "+": () => zoom(0.6), "=": () => zoom(0.6), "-": () => zoom(1 / 0.6), 0: fit, Home: fit, ArrowLeft: () => pan(-0.2), ArrowRight: () => pan(0.2),
     v: showViolation, w: toggleWhy, t: () => toggleTheme(), n: () => step(1), N: () => step(-1), "[": () => neighbour(-1), "]": () => neighbour(1),
@@ -197,8 +204,9 @@ function keyboard() {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || $("keys").open) return;
     if (event.target === $("search")) {
+      if (event.key === "Enter") findNow();
       if (event.key === "Enter") step(event.shiftKey ? -1 : 1);
-      if (event.key === "Escape") { $("search").value = ""; find(""); $("search").blur(); }
+      if (event.key === "Escape") { $("search").value = ""; findNow(); $("search").blur(); }
       return;
     }
     const action = keys[event.key];
@@ -206,10 +214,9 @@ function keyboard() {
     event.preventDefault();
     action();
   });
-  let waiting = 0;
-  $("search").addEventListener("input", (event) => {
+  $("search").addEventListener("input", () => {
     clearTimeout(waiting);
-    waiting = setTimeout(() => find(event.target.value), count > 30000 ? 150 : 0);
+    waiting = setTimeout(findNow, count > 30000 ? 150 : 0);
   });
 }
 

@@ -3,11 +3,13 @@
 //! Here is real time and there are real threads; a world knows nothing of them. A world fails if a rule is broken,
 //! if its process panics, or if it does not end in time.
 
+pub mod case;
 pub mod child;
 pub mod journal;
 mod shard;
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,7 +40,12 @@ pub struct Sweep {
     pub duration: Option<Duration>,
     /// Whether to print how often each mark was hit.
     pub marks: bool,
+    /// Where to write the plan and a page of worlds that fail.
+    pub pages: Option<PathBuf>,
 }
+
+/// So many failing worlds get a page. Who has more looks at these first.
+const PAGES_MAX: usize = 10;
 
 /// The worlds to run, one after the other.
 pub struct Worlds {
@@ -91,6 +98,8 @@ struct State {
     journal: Option<Journal>,
     verdict: Verdict,
     totals: Totals,
+    /// How many worlds were given a page.
+    pages: usize,
 }
 
 #[expect(clippy::disallowed_methods, reason = "the runner stands outside every world")]
@@ -118,6 +127,7 @@ pub fn sweep(worlds: Worlds, sweep: &Sweep, journal: Option<Journal>) -> Verdict
         journal,
         verdict: Verdict::default(),
         totals: Totals::default(),
+        pages: 0,
     });
     std::thread::scope(|scope| {
         for _ in 0..jobs {
@@ -155,6 +165,7 @@ fn work(state: &Mutex<State>, sweep: &Sweep, bar: &ProgressBar, begun: Instant) 
         command.env("RUST_BACKTRACE", "0"); // a line is enough; `replay` shows more
         let end = child::run(command, sweep.timeout, &mut |_| {});
         let line = line(&world, sweep, started.elapsed(), &end);
+        let page = if line.passed { None } else { write_case(&world, sweep, state) };
         let mut state = lock();
         let totals = &mut state.totals;
         totals.done += 1;
@@ -174,7 +185,7 @@ fn work(state: &Mutex<State>, sweep: &Sweep, bar: &ProgressBar, begun: Instant) 
         ));
         bar.inc(1);
         let enough = sweep.failures_max.is_some_and(|most| totals.failed >= most.get());
-        print_world(sweep, bar, &line);
+        print_world(sweep, bar, &line, page.as_deref());
         state.take_down(&line, bar);
         if enough {
             state.waiting = Box::new(std::iter::empty());
@@ -219,12 +230,31 @@ fn line(world: &World, sweep: &Sweep, took: Duration, end: &child::End) -> World
     }
 }
 
-fn print_world(sweep: &Sweep, bar: &ProgressBar, line: &WorldLine) {
+/// Writes down a failing world, as long as there are not too many. Returns a word about where.
+fn write_case(world: &World, sweep: &Sweep, state: &Mutex<State>) -> Option<String> {
+    let directory = sweep.pages.as_deref()?;
+    let mut guard = state.lock().unwrap_or_else(PoisonError::into_inner);
+    guard.pages += 1;
+    if guard.pages > PAGES_MAX {
+        return None;
+    }
+    drop(guard);
+    Some(match case::write(world, &sweep.fixed, sweep.timeout, directory) {
+        Ok(page) => format!("the page of the run: {}", page.display()),
+        Err(error) => format!("no page of the run: {error}"),
+    })
+}
+
+fn print_world(sweep: &Sweep, bar: &ProgressBar, line: &WorldLine, page: Option<&str>) {
     if sweep.json {
+        if let Some(page) = page {
+            bar.suspend(|| eprintln!("{}: {page}", line.world));
+        }
         return print_json(bar, line);
     }
     if let Some(failure) = &line.failure {
-        bar.suspend(|| println!("FAILED {}: {failure}\n    {}", line.world, line.reproduce));
+        let page = page.map_or_else(String::new, |page| format!("\n    {page}"));
+        bar.suspend(|| println!("FAILED {}: {failure}\n    {}{page}", line.world, line.reproduce));
     }
 }
 

@@ -26,6 +26,9 @@ pub use said::Said;
 pub use schedule::Schedule;
 pub use standing::{Column, Standing, Standings};
 
+/// A world that goes round in circles does not fill the disk with records.
+const RECORDS_MAX: u64 = 2_000_000;
+
 /// The trace of one world. Clones are the same trace.
 #[derive(Clone, Default)]
 pub struct Trace {
@@ -131,12 +134,12 @@ impl Trace {
         source.hash(&mut state.hasher);
         event.hash(&mut state.hasher);
         state.schedule.note(at_ns, event);
-        let State { file, kept, .. } = &mut *state;
+        let State { file, kept, events, .. } = &mut *state;
         if file.is_none() && kept.is_none() {
             return;
         }
         let line = Record::new(at_ns, source, event);
-        if let Some(file) = file {
+        if let Some(file) = file.as_mut().filter(|_| *events <= RECORDS_MAX) {
             write_record(file, &line);
         }
         let Some(kept) = kept else { return };

@@ -2,7 +2,7 @@
 //! frame takes with a hundred thousand events.
 //!
 //! Skipped, with a word, where there is no Chromium with its driver. `voted-twice.jsonl` is a real run: the planted bug
-//! `vote-nosync`, seed 41, `--store memory --nodes 3`, without the events of lanes and closed connections. To look at
+//! `vote-nosync`, what was then seed 41 of `--store memory --nodes 3`, without the events of lanes and closed connections. To look at
 //! another one: `RAFTKV_PAGE_EVENTS=FILE` (written by `raftkv-sim one SEED --events FILE`). `RAFTKV_SCREENSHOTS=DIR`
 //! keeps what the browser saw.
 #![cfg(not(madsim))]
