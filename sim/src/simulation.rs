@@ -166,6 +166,7 @@ impl Simulation {
         .await?;
         self.progress(&core).await?;
         self.convergence(&core).await?;
+        self.nobody_waits(&core).await?;
         let read = self.workload.read_all(&core);
         self.wait("all keys are read", HEAL_NS_MAX, || read.is_finished()).await?;
         self.phase("judgement");
@@ -250,6 +251,30 @@ impl Simulation {
             let written = self.workload.write_through(node);
             let what = format!("a write by way of n{node}");
             self.wait(&what, HEAL_NS_MAX, || written.is_finished() || !is_member()).await?;
+        }
+        Ok(())
+    }
+
+    /// Whatever was proposed is decided by now, one way or the other, and whoever proposed it was told.
+    async fn nobody_waits(&self, core: &BTreeSet<u8>) -> Result<(), Failure> {
+        let end_ns = self.world.time.now_ns() + HEAL_NS_MAX;
+        for node in self.members_of(core) {
+            while let Some(view) = self.cluster.view(node) {
+                let waiting = tokio::select! {
+                    biased;
+                    waiting = view.raft().proposals_waiting() => waiting.unwrap_or(0),
+                    () = self.world.time.sleep(HEAL_NS_MAX) => u64::MAX,
+                };
+                if waiting == 0 {
+                    break;
+                }
+                if self.world.time.now_ns() >= end_ns {
+                    let text = format!("{waiting} proposals wait at n{node} for ever; {}", self.describe());
+                    return Err(Failure::new("every proposal is answered", text));
+                }
+                self.world.time.sleep(WATCH_NS).await;
+                self.look()?;
+            }
         }
         Ok(())
     }

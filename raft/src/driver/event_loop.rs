@@ -564,7 +564,7 @@ impl<S: StateMachine> EventLoop<S> {
         assert_eq!(install.file.meta, *meta, "the snapshot that was to be installed");
         let held = install.held.take().unwrap_or_default();
         self.state.checkpoint = self.state.checkpoint.max(meta.last);
-        self.proposals.forget_through(meta.last.index);
+        self.proposals.forget_through(meta.last);
         self.changes.forget_through(meta.last.index);
         for work in held {
             self.log.submit(work);
@@ -592,6 +592,7 @@ impl<S: StateMachine> EventLoop<S> {
             wal_segments: self.state.wal.segments as u64,
             snapshot: self.snapshots.newest(),
             checkpoint: self.state.checkpoint,
+            proposals_waiting: self.proposals.len() as u64,
         }
     }
 }

@@ -21,4 +21,6 @@ pub struct NodeStatus {
     pub snapshot: Option<(LogId, u64)>,
     /// The last entry that the state machine's store holds durably.
     pub checkpoint: LogId,
+    /// How many proposals wait to be decided.
+    pub proposals_waiting: u64,
 }
