@@ -23,6 +23,7 @@ pub mod network;
 mod no_sync;
 pub mod own;
 pub mod plan;
+pub mod planted;
 pub mod random;
 pub mod report;
 pub mod runner;

@@ -1,6 +1,7 @@
 //! The commands of `raftkv-sim`, one a module.
 
 pub mod check;
+pub mod mutants;
 pub mod one;
 pub mod replay;
 pub mod run;
@@ -29,6 +30,8 @@ enum Command {
     Replay(replay::Arguments),
     /// Make a world that fails smaller; it must break the same rule.
     Shrink(shrink::Arguments),
+    /// Measure how soon each planted bug is found.
+    Mutants(mutants::Arguments),
     /// Run one world in this process.
     #[command(hide = true)]
     One(one::Arguments),
@@ -47,6 +50,7 @@ pub fn main() -> ExitCode {
         Command::Shrink(arguments) => shrink::run(&arguments),
         Command::One(_) => without_a_world(),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Mutants(arguments) => mutants::run(&arguments),
     }
 }
 
@@ -60,6 +64,7 @@ pub fn main_of(app: std::sync::Arc<dyn crate::app::App>) -> ExitCode {
         Command::Shrink(arguments) => shrink::run(&arguments),
         Command::One(arguments) => one::run(app, &arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Mutants(arguments) => mutants::run(&arguments),
     }
 }
 

@@ -251,6 +251,11 @@ impl Cluster {
         self.machine(node).crash_after_calls(calls, down_ns);
     }
 
+    /// The same, but only writes count, which leaves the last of them unsynced.
+    pub fn crash_after_writes(&self, node: u8, writes: u64, down_ns: u64) {
+        self.machine(node).crash_after_writes(writes, down_ns);
+    }
+
     /// Has something befall a node when something happens in its core.
     pub fn when(&self, node: u8, trigger: Trigger) {
         self.shared.watch.arm(node, trigger);

@@ -150,8 +150,8 @@ impl Draw {
             // Into the middle of what it writes next: what is written and not synced lies there only for a moment.
             FaultKind::Crash if self.random.chance(400) => {
                 let calls = self.random.between(1, 8);
-                let fault = Fault::CrashAtDiskCall { node: self.target(), calls, down_ns: self.down() };
-                self.add(at_ns, fault);
+                let (node, down_ns, writes) = (self.target(), self.down(), self.random.chance(700));
+                self.add(at_ns, Fault::CrashAtDiskCall { node, calls, down_ns, writes });
             }
             FaultKind::Crash => {
                 let (node, down_ns) = (self.target(), self.down());
@@ -161,8 +161,8 @@ impl Draw {
             }
             FaultKind::CrashAtDiskCall => {
                 let calls = self.random.exponential(20);
-                let fault = Fault::CrashAtDiskCall { node: self.target(), calls, down_ns: self.down() };
-                self.add(at_ns, fault);
+                let (node, down_ns, writes) = (self.target(), self.down(), self.random.chance(400));
+                self.add(at_ns, Fault::CrashAtDiskCall { node, calls, down_ns, writes });
             }
             FaultKind::CrashWhen => {
                 let (node, moment) = (self.target(), *self.random.pick(&Moment::ALL));

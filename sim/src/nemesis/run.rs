@@ -205,6 +205,10 @@ impl Nemesis {
                     }
                 })
             }
+            Fault::CrashAtDiskCall { calls, down_ns, writes: true, .. } => {
+                cluster.crash_after_writes(node, calls, down_ns);
+                None
+            }
             Fault::CrashAtDiskCall { calls, down_ns, .. } => {
                 cluster.crash_after_calls(node, calls, down_ns);
                 None

@@ -91,6 +91,9 @@ pub enum Fault {
         calls: u64,
         /// How long it is down then.
         down_ns: u64,
+        /// Whether only writes count: then what was just written is not synced.
+        #[serde(default)]
+        writes: bool,
     },
     /// A node crashes the next time that something happens in its core.
     CrashWhen {

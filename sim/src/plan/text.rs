@@ -61,8 +61,9 @@ impl fmt::Display for Fault {
                 }
                 Ok(())
             }
-            Self::CrashAtDiskCall { node, calls, down_ns } => {
-                write!(f, "crash of {node} after {calls} disk calls, down {}", Millis(*down_ns))
+            Self::CrashAtDiskCall { node, calls, down_ns, writes } => {
+                let calls_of = if *writes { "writes" } else { "disk calls" };
+                write!(f, "crash of {node} after {calls} {calls_of}, down {}", Millis(*down_ns))
             }
             Self::CrashWhen { node, moment, after_ns, down_ns, calls, .. } => {
                 write!(f, "crash of {node} ")?;
