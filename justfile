@@ -20,6 +20,10 @@ local *ARGS:
 sim SEED:
     cargo sim replay {{SEED}}
 
+# Makes a failing seed or plan smaller; the result goes to sim/regressions.
+shrink WORLD:
+    cargo sim shrink {{WORLD}}
+
 # Runs fresh seeds for a long time: `just soak 20000`.
 soak COUNT="5000":
     cargo sim run --count {{COUNT}}

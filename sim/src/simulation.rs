@@ -27,8 +27,7 @@ use crate::marks::Marks;
 use crate::nemesis::Nemesis;
 use crate::network::Network;
 use crate::plan::Plan;
-use crate::random::Random;
-use crate::random::derive;
+use crate::random::{Random, derive};
 use crate::report::{Failure, Figures, SeedReport};
 use crate::scenario::StoreKind;
 use crate::time::VirtualTime;
@@ -64,12 +63,24 @@ pub fn run_app(app: Arc<dyn App>, plan: Plan, options: Options) -> SeedReport {
     }
     let scratch = scratch_directory();
     let path = scratch.path().to_owned();
+    let trace = Trace::new(options.keep).echoing();
+    let (schedule, kept) = (options.schedule.clone(), trace.clone());
     // A thread of its own: the runtime seeds the hash maps of the thread it is made in, if there were none yet.
-    let thread = std::thread::scope(|scope| scope.spawn(|| run_here(app, plan, options, path)).join());
+    let thread = std::thread::scope(|scope| scope.spawn(|| run_here(app, plan, options, trace, path)).join());
+    // Of a world that panicked, too.
+    if let Some(path) = schedule
+        && let Err(error) = write_schedule(&kept, &path)
+    {
+        eprintln!("{}: {error}", path.display());
+    }
     match thread {
         Ok(report) => report,
         Err(panic) => std::panic::resume_unwind(panic),
     }
+}
+
+fn write_schedule(trace: &Trace, path: &std::path::Path) -> std::io::Result<()> {
+    std::fs::write(path, serde_json::to_string(&trace.schedule())?)
 }
 
 /// A directory in memory, if the system has one.
@@ -82,16 +93,22 @@ fn scratch_directory() -> tempfile::TempDir {
     }
 }
 
-fn run_here(app: Arc<dyn App>, plan: Plan, options: Options, scratch: PathBuf) -> SeedReport {
+fn run_here(app: Arc<dyn App>, plan: Plan, options: Options, trace: Trace, scratch: PathBuf) -> SeedReport {
     let mut runtime = Runtime::with_seed_and_config(derive(plan.seed, "executor"), madsim::Config::default());
     // sled has threads of its own; nothing waits for them but synchronous calls.
     runtime.set_allow_system_thread(plan.scenario.store == StoreKind::Sled);
-    runtime.block_on(run_world(app, plan, options, scratch))
+    runtime.block_on(run_world(app, plan, options, trace, scratch))
 }
 
-async fn run_world(app: Arc<dyn App>, plan: Plan, options: Options, scratch: PathBuf) -> SeedReport {
+async fn run_world(
+    app: Arc<dyn App>,
+    plan: Plan,
+    options: Options,
+    trace: Trace,
+    scratch: PathBuf,
+) -> SeedReport {
     let seed = plan.seed;
-    let simulation = Simulation::new(app, &plan, &options, scratch);
+    let simulation = Simulation::new(app, &plan, trace, scratch);
     let failure = simulation.run(plan).await.err();
     simulation.report(seed, failure, &options)
 }
@@ -105,9 +122,9 @@ struct Simulation {
 }
 
 impl Simulation {
-    fn new(app: Arc<dyn App>, plan: &Plan, options: &Options, scratch: PathBuf) -> Self {
+    fn new(app: Arc<dyn App>, plan: &Plan, trace: Trace, scratch: PathBuf) -> Self {
         let scenario = Arc::new(plan.scenario.clone());
-        let (time, trace) = (VirtualTime::current(), Trace::new(options.keep).echoing());
+        let time = VirtualTime::current();
         let nodes = (1..=scenario.machines()).map(|id| format!("n{id}"));
         let clients = (1..=scenario.workload.clients).map(|id| format!("c{id}"));
         let network = Network::new(
@@ -339,19 +356,9 @@ impl Simulation {
         Ok(())
     }
 
-    fn write_schedule(&self, path: &std::path::Path) -> std::io::Result<()> {
-        let text = serde_json::to_string(&self.world.trace.schedule())?;
-        std::fs::write(path, text)
-    }
-
     fn report(&self, seed: u64, failure: Option<Failure>, options: &Options) -> SeedReport {
         if let Some(path) = &options.history
             && let Err(error) = self.workload.write_history(path)
-        {
-            eprintln!("{}: {error}", path.display());
-        }
-        if let Some(path) = &options.schedule
-            && let Err(error) = self.write_schedule(path)
         {
             eprintln!("{}: {error}", path.display());
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use raftkv_sim::planted;
 
 /// What the gate of the simulator's determinism is for, which has its own test.
-const ELSEWHERE: [&str; 1] = ["nondeterminism"];
+const ELSEWHERE: [&str; 1] = ["sim-address"];
 
 fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap().flatten() {

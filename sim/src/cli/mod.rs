@@ -1,6 +1,8 @@
 //! The commands of `raftkv-sim`, one a module.
 
 pub mod check;
+pub mod gate;
+pub mod merge;
 pub mod mutants;
 pub mod one;
 pub mod replay;
@@ -36,6 +38,10 @@ enum Command {
     #[command(hide = true)]
     One(one::Arguments),
     Check(check::Arguments),
+    /// Run worlds twice, each time in a process of its own: every event must be the same.
+    Gate(gate::Arguments),
+    /// Join the journals of several sweeps into one report.
+    Merge(merge::Arguments),
 }
 
 /// The command for worlds of the key-value store.
@@ -51,6 +57,8 @@ pub fn main() -> ExitCode {
         Command::One(_) => without_a_world(),
         Command::Check(arguments) => check::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
+        Command::Gate(arguments) => gate::run(&arguments),
+        Command::Merge(arguments) => merge::run(&arguments),
     }
 }
 
@@ -65,6 +73,8 @@ pub fn main_of(app: std::sync::Arc<dyn crate::app::App>) -> ExitCode {
         Command::One(arguments) => one::run(app, &arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
+        Command::Gate(arguments) => gate::run(&arguments),
+        Command::Merge(arguments) => merge::run(&arguments),
     }
 }
 

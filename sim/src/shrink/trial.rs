@@ -50,7 +50,7 @@ impl std::fmt::Display for Signature {
 pub struct Found {
     /// The rule that it broke, and how.
     pub failure: Failure,
-    /// When, in virtual time.
+    /// When, in virtual time; the time of the last event, if its process could not say any more.
     pub at_ns: Option<u64>,
     /// What of the plan had begun by then.
     pub schedule: Schedule,
@@ -103,10 +103,11 @@ impl Laboratory {
         command.env("RUST_BACKTRACE", "0").arg("--schedule").arg(&schedule);
         let end = child::run(command, self.timeout, &mut |_| {});
         let read = std::fs::read_to_string(&schedule).ok();
-        let found = end.failure().map(|failure| Found {
-            failure,
-            at_ns: end.report.as_ref().map(|report| report.virtual_ns),
-            schedule: read.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
+        let found = end.failure().map(|failure| {
+            let schedule: Option<Schedule> = read.and_then(|text| serde_json::from_str(&text).ok());
+            let reported = end.report.as_ref().map(|report| report.virtual_ns);
+            let at_ns = reported.or(schedule.as_ref().map(|schedule| schedule.last_ns));
+            Found { failure, at_ns, schedule: schedule.unwrap_or_default() }
         });
         let remove = |path: &PathBuf| std::fs::remove_file(path);
         // Whatever is left goes with the directory.

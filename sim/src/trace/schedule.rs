@@ -11,6 +11,8 @@ pub struct Schedule {
     pub chaos_ns: Option<u64>,
     /// When it ended.
     pub heal_ns: Option<u64>,
+    /// When the last event of all was.
+    pub last_ns: u64,
     /// The operations that were begun: number and virtual time.
     pub operations: Vec<(u32, u64)>,
     /// The numbers of the faults that were carried out.
@@ -19,6 +21,7 @@ pub struct Schedule {
 
 impl Schedule {
     pub(super) fn note(&mut self, at_ns: u64, event: &Event<'_>) {
+        self.last_ns = at_ns;
         match event {
             Event::Phase { name: "chaos" } => self.chaos_ns = Some(at_ns),
             Event::Phase { name: "heal" } => self.heal_ns = Some(at_ns),
