@@ -26,6 +26,7 @@ mod no_sync;
 pub mod own;
 pub mod page;
 pub mod plan;
+pub mod planted;
 pub mod random;
 pub mod report;
 pub mod runner;

@@ -139,11 +139,19 @@ pub enum FaultKind {
     /// Two new members become voters while the leader hears nobody but learners: only one half of the joint
     /// configuration can agree, and the other half elects another leader.
     SplitChange,
+    /// One leader after the other is cut off at a moment of its own, and the one before comes back.
+    Relay,
+    /// A node is cut off when something happens in its core.
+    CutWhen,
+    /// The leader is cut off, and so is everyone who then stands for election: terms are ahead of logs.
+    LostElection,
+    /// The leader's place is taken by another machine, and it is cut off with some others while that happens.
+    LostChange,
 }
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 34] = [
         Self::Crash,
         Self::CrashAtDiskCall,
         Self::CrashWhen,
@@ -174,6 +182,10 @@ impl FaultKind {
         Self::Wipe,
         Self::SwitchLease,
         Self::SplitChange,
+        Self::Relay,
+        Self::CutWhen,
+        Self::LostElection,
+        Self::LostChange,
     ];
 
     /// Whether it is about who is a member, or leads.
@@ -189,6 +201,7 @@ impl FaultKind {
                 | Self::Wipe
                 | Self::SwitchLease
                 | Self::SplitChange
+                | Self::LostChange
         )
     }
 }
@@ -314,8 +327,24 @@ pub struct WorkloadScenario {
     pub timeout_ns: u64,
     /// How long a session lives without a request.
     pub session_ttl_ns: u64,
+    /// After which part of that a client asks again, or another node.
+    #[serde(default = "thirds")]
+    pub attempts: u32,
+    /// At least how many bytes a written value has.
+    #[serde(default)]
+    pub value_bytes: u32,
+    /// How many sessions may be open at once; 0 is 16.
+    #[serde(default)]
+    pub sessions_max: u32,
+    /// How many answers are kept for one session; 0 is 16.
+    #[serde(default)]
+    pub responses_max: u32,
     /// What they do.
     pub mix: OperationMix,
+}
+
+const fn thirds() -> u32 {
+    3
 }
 
 /// How often each kind of operation is drawn, relative to the others; 0 is never.
@@ -551,6 +580,10 @@ fn draw_workload(random: &mut Random) -> WorkloadScenario {
         pause_ns: *random.pick(&[2, 10, 40, 100]) * MILLISECOND,
         timeout_ns: *random.pick(&[300, 1_000, 3_000]) * MILLISECOND,
         session_ttl_ns: *random.pick(&[1, 5, 60]) * SECOND,
+        attempts: *random.pick(&[3, 3, 10]),
+        value_bytes: *random.pick(&[0, 0, 0, 100, 400, 2_000]),
+        sessions_max: *random.pick(&[0, 0, 3]),
+        responses_max: *random.pick(&[0, 0, 1]),
         mix,
     }
 }

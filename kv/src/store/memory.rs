@@ -19,15 +19,35 @@ pub struct MemoryPlatter {
     inner: Arc<Mutex<Platter>>,
 }
 
-#[derive(Debug, Default)]
+/// Tells whether the power is off.
+type IsOff = Arc<dyn Fn() -> bool + Send + Sync>;
+
+#[derive(Default)]
 struct Platter {
     stores: BTreeMap<u64, Rows>,
+    /// Asked at each flush.
+    is_off: Option<IsOff>,
     /// Counts the openings. Only the engines of the latest one reach the platter: those of a node that was killed
     /// must not, even if something still holds them.
     opening: u64,
 }
 
+impl std::fmt::Debug for Platter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Platter")
+            .field("stores", &self.stores)
+            .field("opening", &self.opening)
+            .finish_non_exhaustive()
+    }
+}
+
 impl MemoryPlatter {
+    /// From now on flushes fail and change nothing as soon as `is_off`: the rest of the disk may lose power between
+    /// two calls, and then this part of it has lost it too.
+    pub fn powered_like(&self, is_off: impl Fn() -> bool + Send + Sync + 'static) {
+        self.lock().is_off = Some(Arc::new(is_off));
+    }
+
     fn lock(&self) -> MutexGuard<'_, Platter> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -121,7 +141,8 @@ impl Store for MemoryStore {
 
     fn flush(&self) -> Result<(), StoreError> {
         let mut platter = self.platter.lock();
-        let powered = platter.opening == self.opening;
+        let powered =
+            platter.opening == self.opening && !platter.is_off.as_ref().is_some_and(|is_off| is_off());
         let Some(durable) = platter.stores.get_mut(&self.number).filter(|_| powered) else {
             let gone = io::Error::other("the power is cut, or the store was removed");
             return Err(StoreError::io(format!("flush memory store {}", self.number), gone));

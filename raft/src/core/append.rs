@@ -30,6 +30,11 @@ impl Raft {
         let is_known = prev.index <= self.shared.commit && !crate::mutant!("prev-compacted");
         if !is_known && !self.shared.log.matches(prev) {
             crate::sometimes!("replication/refuses-an-append");
+            debug_assert!(
+                prev.index > self.shared.commit,
+                "refusing an append behind {prev}, though {} is committed here",
+                self.shared.commit
+            );
             let hint = self.shared.log.last_within(prev);
             let rejected = MessageBody::AppendRejected { prev_index: prev.index, hint };
             self.shared.respond(from, rejected);

@@ -597,7 +597,7 @@ impl<S: StateMachine> EventLoop<S> {
         assert_eq!(install.file.meta, *meta, "the snapshot that was to be installed");
         let held = install.held.take().unwrap_or_default();
         self.state.checkpoint = self.state.checkpoint.max(meta.last);
-        self.proposals.forget_through(meta.last.index);
+        self.proposals.forget_through(meta.last);
         self.changes.forget_through(meta.last.index);
         for work in held {
             self.log.submit(work);
@@ -662,6 +662,7 @@ impl<S: StateMachine> EventLoop<S> {
             snapshot: self.snapshots.newest(),
             checkpoint: self.state.checkpoint,
             free_bytes: self.space.free_bytes(),
+            proposals_waiting: self.proposals.len() as u64,
         }
     }
 }

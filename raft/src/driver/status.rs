@@ -23,4 +23,6 @@ pub struct NodeStatus {
     pub checkpoint: LogId,
     /// Bytes free on the disk of the data directory, beside the ballast, when they were last measured.
     pub free_bytes: Option<u64>,
+    /// How many proposals wait to be decided.
+    pub proposals_waiting: u64,
 }

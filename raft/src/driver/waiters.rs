@@ -13,11 +13,13 @@ use super::handle::{ProposalWaiter, ProposeError, ReadError, ReadWaiter};
 /// The proposals under way.
 pub(super) struct Proposals<R> {
     waiting: BTreeMap<(Index, Term), ProposalWaiter<R>>,
+    /// The latest term of which an entry is known to be committed.
+    term: Term,
 }
 
 impl<R> Proposals<R> {
     pub(super) fn new() -> Self {
-        Self { waiting: BTreeMap::new() }
+        Self { waiting: BTreeMap::new(), term: Term::default() }
     }
 
     pub(super) fn insert(&mut self, id: LogId, waiter: ProposalWaiter<R>) {
@@ -28,9 +30,16 @@ impl<R> Proposals<R> {
         self.waiting.is_empty()
     }
 
-    /// Takes out the waiter of a committed entry, and tells all others at or below its index that they were
-    /// superseded.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Takes out the waiter of a committed entry, and tells all others at or below its index, and all of earlier terms,
+    /// that they were superseded.
     pub(super) fn take(&mut self, entry: &Entry) -> Option<ProposalWaiter<R>> {
+        if crate::mutant!("waiter-strand") {
+            return self.waiting.remove(&(entry.index, entry.term));
+        }
         let mut found = None;
         while let Some(first) = self.waiting.first_entry() {
             let (index, term) = *first.key();
@@ -40,24 +49,40 @@ impl<R> Proposals<R> {
             let waiter = first.remove();
             if index == entry.index && term == entry.term {
                 found = Some(waiter);
-            } else if !crate::mutant!("waiter-strand") {
+            } else {
                 // The asker may have gone away; nothing is lost then.
                 crate::sometimes!("proposal/superseded");
                 let _ = waiter.send(Err(ProposeError::Superseded));
             }
         }
+        self.committed_in(entry.term);
         found
     }
 
+    /// An entry of this term is committed. Terms do not fall along a log, so nothing of an earlier term can be committed
+    /// behind it any more. Without this, what a deposed leader had proposed further up would wait until the log of its
+    /// successor has come as far, which in a cluster with nothing to do is never.
+    fn committed_in(&mut self, term: Term) {
+        if term <= self.term {
+            return;
+        }
+        self.term = term;
+        for (_, waiter) in self.waiting.extract_if(.., |(_, proposed), _| *proposed < term) {
+            crate::sometimes!("proposal/superseded-by-a-later-term");
+            let _ = waiter.send(Err(ProposeError::Superseded));
+        }
+    }
+
     /// A snapshot has replaced everything up to `through`: what became of proposals there cannot be told.
-    pub(super) fn forget_through(&mut self, through: Index) {
+    pub(super) fn forget_through(&mut self, through: LogId) {
         while let Some(first) = self.waiting.first_entry() {
-            if first.key().0 > through {
+            if first.key().0 > through.index {
                 break;
             }
             crate::sometimes!("proposal/jumped-over-by-a-snapshot");
             let _ = first.remove().send(Err(ProposeError::OutcomeUnknown));
         }
+        self.committed_in(through.term);
     }
 
     /// The node stops.
@@ -152,7 +177,7 @@ mod tests {
         let (mine, mut lost) = oneshot::channel();
         let (later, mut still) = oneshot::channel();
         proposals.insert(LogId::new(1, 5), mine);
-        proposals.insert(LogId::new(1, 6), later);
+        proposals.insert(LogId::new(2, 6), later);
         assert!(proposals.take(&entry(2, 5)).is_none());
         assert_eq!(lost.try_recv().unwrap(), Err(ProposeError::Superseded));
         assert!(still.try_recv().is_err(), "the proposal at 6 is not decided yet");
@@ -165,13 +190,30 @@ mod tests {
     }
 
     #[test]
+    fn what_a_deposed_leader_had_further_up_is_superseded_by_any_entry_of_a_later_term() {
+        let mut proposals = Proposals::<u32>::new();
+        let (waiter, mut lost) = oneshot::channel();
+        proposals.insert(LogId::new(1, 9), waiter);
+        let (waiter, mut also_lost) = oneshot::channel();
+        proposals.insert(LogId::new(2, 10), waiter);
+        assert!(proposals.take(&entry(1, 3)).is_none());
+        assert!(lost.try_recv().is_err(), "it may still be committed");
+        assert!(proposals.take(&entry(2, 4)).is_none());
+        assert_eq!(lost.try_recv().unwrap(), Err(ProposeError::Superseded));
+        assert!(also_lost.try_recv().is_err(), "it is of the term that is committed");
+        proposals.forget_through(LogId::new(3, 5));
+        assert_eq!(also_lost.try_recv().unwrap(), Err(ProposeError::Superseded));
+        assert!(proposals.is_empty());
+    }
+
+    #[test]
     fn a_snapshot_that_jumps_over_a_proposal_leaves_it_unknown() {
         let mut proposals = Proposals::<u32>::new();
         let (waiter, mut answer) = oneshot::channel();
         proposals.insert(LogId::new(1, 5), waiter);
-        proposals.forget_through(Index(4));
+        proposals.forget_through(LogId::new(1, 4));
         assert!(answer.try_recv().is_err());
-        proposals.forget_through(Index(5));
+        proposals.forget_through(LogId::new(1, 5));
         assert_eq!(answer.try_recv().unwrap(), Err(ProposeError::OutcomeUnknown));
     }
 

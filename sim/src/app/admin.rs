@@ -48,6 +48,9 @@ pub trait Admin: Send + Sync {
 
     /// The configuration in force on the node.
     fn membership(&self) -> Membership;
+
+    /// How many proposals wait to be decided; `None` if the node is gone.
+    fn proposals_waiting(&self) -> BoxFuture<'static, Option<u64>>;
 }
 
 impl<R: Send + 'static> Admin for RaftHandle<R> {
@@ -84,6 +87,11 @@ impl<R: Send + 'static> Admin for RaftHandle<R> {
     fn read_index(&self) -> BoxFuture<'static, Result<(), ReadError>> {
         let raft = self.clone();
         Box::pin(async move { raft.read_index().await.map(|_| ()) })
+    }
+
+    fn proposals_waiting(&self) -> BoxFuture<'static, Option<u64>> {
+        let raft = self.clone();
+        Box::pin(async move { raft.status().await.map(|status| status.proposals_waiting) })
     }
 
     fn membership(&self) -> Membership {

@@ -51,7 +51,7 @@ impl App for KvApp {
         let kv = KvOptions {
             dir: options.data_dir.join("store"),
             store: *store,
-            sessions: SessionLimits { sessions_max: 16, responses_max: 16, response_bytes_max: 1 << 10 },
+            sessions: session_limits(&world),
         };
         let mut server = ServerOptions::new(id, format!("n{node}:client"), client_addresses(&world));
         server.requests = KvLimits { ..KvLimits::default() };
@@ -66,6 +66,16 @@ impl App for KvApp {
 
     fn workload(&self, stage: Stage) -> Box<dyn Workload> {
         Box::new(KvWorkload { stage, recorder: Recorder::default(), ledger: Ledger::default() })
+    }
+}
+
+fn session_limits(world: &World) -> SessionLimits {
+    let workload = &world.scenario.workload;
+    let or = |max: u32, otherwise| if max == 0 { otherwise } else { max as usize };
+    SessionLimits {
+        sessions_max: or(workload.sessions_max, 16),
+        responses_max: or(workload.responses_max, 16),
+        response_bytes_max: 1 << 10,
     }
 }
 

@@ -53,7 +53,11 @@ impl Platter for KvPlatter {
     /// The store for the next start, holding what was flushed. Once `disk` is off nothing more is.
     fn open(&mut self, start: u32, disk: &SimDisk) -> io::Result<Box<dyn Any + Send>> {
         let store = match self {
-            Self::Memory(platter) => KvStoreKind::Memory(platter.clone()),
+            Self::Memory(platter) => {
+                let disk = disk.clone();
+                platter.powered_like(move || disk.is_off());
+                KvStoreKind::Memory(platter.clone())
+            }
             Self::Sled(platter) => platter.store(start, disk)?,
         };
         Ok(Box::new(store))

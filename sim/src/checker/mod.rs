@@ -110,6 +110,9 @@ const FURTHEST_STEPS_MAX: u64 = 200_000;
 
 /// Whether `history` is linearizable.
 pub fn check(history: &History, limits: &Limits) -> Verdict {
+    if raft::mutant!("checker-search-blind") {
+        return Verdict::Linearizable;
+    }
     let partitions = partition::by_key(history);
     let deadline = limits.time_max.map(Deadline::after);
     let threads = limits.threads.get().min(partitions.len()).max(1);

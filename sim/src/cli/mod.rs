@@ -3,6 +3,7 @@
 pub mod check;
 pub mod gate;
 pub mod merge;
+pub mod mutants;
 pub mod one;
 pub mod replay;
 pub mod run;
@@ -31,6 +32,8 @@ enum Command {
     Replay(replay::Arguments),
     /// Make a world that fails smaller; it must break the same rule.
     Shrink(shrink::Arguments),
+    /// Measure how soon each planted bug is found.
+    Mutants(mutants::Arguments),
     /// Run one world in this process.
     #[command(hide = true)]
     One(one::Arguments),
@@ -53,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::Shrink(arguments) => shrink::run(&arguments),
         Command::One(_) => without_a_world(),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Gate(arguments) => gate::run(&arguments),
         Command::Merge(arguments) => merge::run(&arguments),
     }
@@ -68,6 +72,7 @@ pub fn main_of(app: std::sync::Arc<dyn crate::app::App>) -> ExitCode {
         Command::Shrink(arguments) => shrink::run(&arguments),
         Command::One(arguments) => one::run(app, &arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Gate(arguments) => gate::run(&arguments),
         Command::Merge(arguments) => merge::run(&arguments),
     }

@@ -118,6 +118,13 @@ impl Machine {
         }
     }
 
+    pub(super) fn crash_after_writes(&mut self, writes: u64, down_ns: u64) {
+        if self.is_up() {
+            self.down_ns = down_ns;
+            self.disk.set_crash_after_writes(writes);
+        }
+    }
+
     /// Takes back a crash that has not come yet.
     pub(super) fn crash_never(&mut self) {
         self.down_ns = 0;
@@ -177,6 +184,7 @@ impl Machine {
     pub(super) fn crash(&mut self, unsynced: Unsynced, seed: u64) {
         let Some(process) = self.process.take() else { return };
         let image = match unsynced {
+            Unsynced::Lost if raft::mutant!("injector-keeps-unsynced") => self.disk.process_crash_image(),
             Unsynced::Lost => {
                 self.disk.power_loss_image(start_seed(seed, "power loss", self.node, self.starts))
             }

@@ -6,6 +6,7 @@
 //! taken down, because taking it down runs destructors.
 
 mod machine;
+mod moments;
 mod observer;
 
 use std::collections::BTreeSet;
@@ -18,7 +19,7 @@ use raft::driver::StopReason;
 use tokio::sync::mpsc;
 
 use machine::{Machine, Standing};
-pub use observer::{Trigger, Watch};
+pub use observer::{Then, Trigger, Watch};
 
 use crate::app::{App, View};
 use crate::clock::SimClock;
@@ -92,6 +93,8 @@ struct Shared {
     wiped: AtomicU32,
     /// Once everything is healed: the nodes that are.
     core: Mutex<Option<BTreeSet<u8>>>,
+    /// The node that is cut off by a relay.
+    relayed: Mutex<Option<u8>>,
 }
 
 /// Whether a crash loses what was written and not synced.
@@ -120,6 +123,7 @@ impl Cluster {
             crashes: AtomicU32::new(0),
             wiped: AtomicU32::new(0),
             core: Mutex::default(),
+            relayed: Mutex::default(),
         };
         let cluster = Self { shared: Arc::new(shared) };
         let listening = cluster.clone();
@@ -247,8 +251,13 @@ impl Cluster {
         self.machine(node).crash_after_calls(calls, down_ns);
     }
 
-    /// Has a node crash when something happens in its core.
-    pub fn crash_when(&self, node: u8, trigger: Trigger) {
+    /// The same, but only writes count, which leaves the last of them unsynced.
+    pub fn crash_after_writes(&self, node: u8, writes: u64, down_ns: u64) {
+        self.machine(node).crash_after_writes(writes, down_ns);
+    }
+
+    /// Has something befall a node when something happens in its core.
+    pub fn when(&self, node: u8, trigger: Trigger) {
         self.shared.watch.arm(node, trigger);
     }
 
@@ -357,38 +366,6 @@ impl Cluster {
             cluster.world().time.sleep(down_ns).await;
             cluster.start(node);
         });
-    }
-
-    /// A crash whose moment has come.
-    async fn triggered(&self, node: u8, start: u32, trigger: Trigger, candidate: Option<u8>) {
-        let world = self.world();
-        world.time.sleep(trigger.after_ns).await;
-        if !self.machine(node).is_start(start) {
-            return;
-        }
-        self.crash(node, false, Unsynced::Lost);
-        self.start_later(node, trigger.down_ns);
-        let Some(candidate) = candidate.filter(|_| trigger.isolate_ns > 0) else { return };
-        let hear =
-            |id: &u8| *id != node && (*id == candidate || world.network.hears(host(candidate), host(*id)));
-        let heard: Vec<u8> = self.machines().filter(hear).collect();
-        // Not so soon that the vote does not get there, and before the node is back.
-        world.time.sleep(trigger.down_ns * 9 / 10).await;
-        let each = |change: &dyn Fn(usize, usize)| {
-            for id in &heard {
-                change(host(node), host(*id));
-                change(host(*id), host(node));
-            }
-        };
-        // Once the core is healed, its links are as they are to be.
-        if self.has_core() {
-            return;
-        }
-        each(&|from, to| world.network.cut(from, to));
-        world.time.sleep(trigger.isolate_ns).await;
-        if !self.has_core() {
-            each(&|from, to| world.network.heal(from, to));
-        }
     }
 
     /// A process that ends unasked has lost its disk, or was removed, or there is something wrong.

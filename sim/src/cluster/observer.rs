@@ -1,5 +1,6 @@
 //! What the nodes tell of themselves: into the trace, and to the rules.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use raft::core::{Entry, Event as CoreEvent, HardState, LogId, Message, NodeId, ReadyNumber, RoleName, Term};
@@ -8,20 +9,43 @@ use tokio::sync::mpsc;
 
 use super::{Signal, World};
 use crate::app::View;
-use crate::plan::Moment;
+use crate::plan::{Moment, Turn};
 use crate::trace::{Event, Said, Source};
 
-/// A crash that waits for its moment.
-#[derive(Clone, Copy, Debug)]
+/// Something that befalls a node at a moment of its core.
+#[derive(Clone, Debug)]
 pub struct Trigger {
     /// What it waits for.
     pub moment: Moment,
+    /// How often that may come before.
+    pub skip: u8,
     /// How long after that it comes.
     pub after_ns: u64,
-    /// How long the node is down then.
-    pub down_ns: u64,
-    /// How long it is then cut off from those who hear the candidate it voted for.
-    pub isolate_ns: u64,
+    /// What it is.
+    pub then: Then,
+}
+
+/// What befalls a node at a moment of its core.
+#[derive(Clone, Debug)]
+pub enum Then {
+    /// It crashes.
+    Crash {
+        /// How long it is down.
+        down_ns: u64,
+        /// How long it is then cut off from those who hear the candidate it voted for.
+        isolate_ns: u64,
+        /// After how many more calls to its disk; 0: at once.
+        calls: u64,
+    },
+    /// It is cut off from all other machines.
+    Cut {
+        /// But these.
+        with: BTreeSet<u8>,
+        /// For how long.
+        for_ns: u64,
+    },
+    /// It is cut off from all other machines, and the one before it in the relay is joined again.
+    Relay,
 }
 
 /// The nodes as seen from outside.
@@ -29,6 +53,8 @@ pub struct Watch {
     world: World,
     nodes: Vec<Mutex<Seen>>,
     triggers: Vec<Mutex<Vec<Trigger>>>,
+    /// The turns that a relay still waits for.
+    relay: Mutex<VecDeque<Turn>>,
     signals: mpsc::UnboundedSender<Signal>,
 }
 
@@ -49,6 +75,7 @@ impl Watch {
             world,
             nodes: (0..nodes).map(|_| Mutex::default()).collect(),
             triggers: (0..nodes).map(|_| Mutex::default()).collect(),
+            relay: Mutex::default(),
             signals,
         }
     }
@@ -65,28 +92,47 @@ impl Watch {
     /// Waits for nothing more.
     pub(super) fn disarm(&self, node: u8) {
         self.triggers(node).clear();
+        self.set_relay(VecDeque::new());
+    }
+
+    /// Waits for these moments of whoever leads, one after the other.
+    pub(super) fn set_relay(&self, turns: VecDeque<Turn>) {
+        *self.relay.lock().unwrap_or_else(PoisonError::into_inner) = turns;
+    }
+
+    /// Takes the next turn of the relay, if this is its moment.
+    fn take_turn(&self, moment: Moment) -> Option<Turn> {
+        let mut turns = self.relay.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.pop_front_if(|turn| turn.moment == moment)
     }
 
     /// Pulls the trigger that waited for this event, if one did.
     fn pull(&self, node: u8, start: u32, event: &CoreEvent) {
-        let mut triggers = self.triggers(node);
-        if triggers.is_empty() {
-            return;
-        }
         let (moment, candidate) = match event {
             CoreEvent::VoteGranted { to, .. } if to.0 != u64::from(node) => {
                 (Moment::Votes, u8::try_from(to.0).ok())
             }
             CoreEvent::RoleChanged { role: RoleName::Leader, .. } => (Moment::IsElected, None),
+            CoreEvent::RoleChanged { role: RoleName::Candidate, .. } => (Moment::Stands, None),
             CoreEvent::Committed { .. } => (Moment::Commits, None),
             CoreEvent::Truncated { .. } => (Moment::CutsItsLog, None),
             CoreEvent::SnapshotAccepted { .. } => (Moment::TakesASnapshot, None),
+            CoreEvent::ConfigurationChanged { .. } => (Moment::IsReconfigured, None),
             _ => return,
         };
+        // Nobody listens any more when the world ends.
+        let pull = |trigger| drop(self.signals.send(Signal::Triggered { node, start, trigger, candidate }));
+        if self.lock(node).role == RoleName::Leader
+            && let Some(Turn { moment, after_ns }) = self.take_turn(moment)
+        {
+            pull(Trigger { moment, skip: 0, after_ns, then: Then::Relay });
+        }
+        let mut triggers = self.triggers(node);
         if let Some(at) = triggers.iter().position(|trigger| trigger.moment == moment) {
-            let trigger = triggers.remove(at);
-            // Nobody listens any more when the world ends.
-            let _ = self.signals.send(Signal::Triggered { node, start, trigger, candidate });
+            match triggers[at].skip.checked_sub(1) {
+                Some(left) => triggers[at].skip = left,
+                None => pull(triggers.remove(at)),
+            }
         }
     }
 

@@ -73,6 +73,8 @@ struct World {
     /// Mutating calls so far.
     calls: u64,
     crash_at: Option<u64>,
+    /// How many more writes until the power goes off.
+    writes_left: Option<u64>,
     off: bool,
     /// Kinds of call to fail, with how many of them are still to succeed before.
     faults: Vec<(Call, u64)>,
@@ -98,6 +100,7 @@ impl SimDisk {
             draw,
             calls: 0,
             crash_at: None,
+            writes_left: None,
             off: false,
             faults: Vec::new(),
             fail_at: None,
@@ -132,8 +135,14 @@ impl SimDisk {
     /// an earlier such point.
     pub fn set_crash_after(&self, calls: u64) {
         let mut world = self.lock();
-        world.crash_at = Some(world.calls + calls);
+        (world.crash_at, world.writes_left) = (Some(world.calls + calls), None);
         world.off |= calls == 0;
+    }
+
+    /// The same, counting only writes to files: the last one is then not synced.
+    pub fn set_crash_after_writes(&self, writes: u64) {
+        let mut world = self.lock();
+        (world.crash_at, world.writes_left) = (None, Some(writes.max(1)));
     }
 
     /// Makes one call of this kind fail with an I/O error, after `successes` more of them have succeeded.
@@ -240,6 +249,14 @@ impl World {
     fn mutating(&mut self, kind: Call, path: &Path) -> io::Result<(u64, bool)> {
         self.reading(None)?;
         self.calls += 1;
+        if kind == Call::Write
+            && let Some(left) = &mut self.writes_left
+        {
+            *left -= 1;
+            if *left == 0 {
+                (self.crash_at, self.writes_left) = (Some(self.calls), None);
+            }
+        }
         Ok((self.calls, self.is_to_fail(kind, path)))
     }
 

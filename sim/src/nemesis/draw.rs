@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::plan::{Cut, Fault, Moment, ScheduledFault, Step, Target, Voter};
+use crate::plan::{Cut, Fault, Moment, ScheduledFault, Step, Target, Turn, Voter};
 use crate::random::Random;
 use crate::scenario::{FaultKind, Scenario};
 
@@ -135,6 +135,10 @@ impl Draw {
             | FaultKind::Wipe
             | FaultKind::SwitchLease => self.membership(at_ns, kind),
             FaultKind::SplitChange => self.split_change(at_ns),
+            FaultKind::Relay => self.relay(at_ns),
+            FaultKind::CutWhen => self.cut_when(at_ns),
+            FaultKind::LostElection => self.lost_election(at_ns),
+            FaultKind::LostChange => self.lost_change(at_ns),
         }
     }
 
@@ -146,8 +150,8 @@ impl Draw {
             // Into the middle of what it writes next: what is written and not synced lies there only for a moment.
             FaultKind::Crash if self.random.chance(400) => {
                 let calls = self.random.between(1, 8);
-                let fault = Fault::CrashAtDiskCall { node: self.target(), calls, down_ns: self.down() };
-                self.add(at_ns, fault);
+                let (node, down_ns, writes) = (self.target(), self.down(), self.random.chance(700));
+                self.add(at_ns, Fault::CrashAtDiskCall { node, calls, down_ns, writes });
             }
             FaultKind::Crash => {
                 let (node, down_ns) = (self.target(), self.down());
@@ -157,13 +161,16 @@ impl Draw {
             }
             FaultKind::CrashAtDiskCall => {
                 let calls = self.random.exponential(20);
-                let fault = Fault::CrashAtDiskCall { node: self.target(), calls, down_ns: self.down() };
-                self.add(at_ns, fault);
+                let (node, down_ns, writes) = (self.target(), self.down(), self.random.chance(400));
+                self.add(at_ns, Fault::CrashAtDiskCall { node, calls, down_ns, writes });
             }
             FaultKind::CrashWhen => {
                 let (node, moment) = (self.target(), *self.random.pick(&Moment::ALL));
                 let (after_ns, down_ns) = (self.moment_later(), self.down());
-                self.add(at_ns, Fault::CrashWhen { node, moment, after_ns, down_ns, isolate_ns: 0 });
+                // Half of them between the writes that the moment brings.
+                let calls = if self.random.chance(500) { self.random.between(1, 12) } else { 0 };
+                let fault = Fault::CrashWhen { node, moment, after_ns, down_ns, isolate_ns: 0, calls };
+                self.add(at_ns, fault);
             }
             FaultKind::PowerCut => {
                 let fault = Fault::PowerCut { down_ns: self.down() };
@@ -213,7 +220,9 @@ impl Draw {
         let (after_ns, down_ns) = (self.moment_later(), self.random.between(1, 10) * MILLISECOND);
         let node = Target::Node(order[0]);
         let isolate_ns = for_ns;
-        self.add(at_ns + 2, Fault::CrashWhen { node, moment: Moment::Votes, after_ns, down_ns, isolate_ns });
+        let moment = Moment::Votes;
+        let fault = Fault::CrashWhen { node, moment, after_ns, down_ns, isolate_ns, calls: 0 };
+        self.add(at_ns + 2, fault);
     }
 
     /// How many nodes are with the leader on the smaller side.
@@ -238,8 +247,70 @@ impl Draw {
             None if self.beyond => self.add(at_ns, Fault::ClockDrift { node, ppm: -900_000 }),
             None => self.add(at_ns, Fault::ClockFreeze { node, for_ns }),
         }
-        let cut = Cut::LeaderSide { with: self.beside_leader() };
-        self.add(at_ns + 1, Fault::Cut { cut, for_ns });
+        // What it hears, it hears late.
+        let slow_ns = if self.random.chance(300) { self.random.between(100, 800) * MILLISECOND } else { 0 };
+        if slow_ns > 0 {
+            let factor = *self.random.pick(&[5, 20, 100]);
+            self.add(at_ns, Fault::SlowLinks { node, factor, for_ns: slow_ns + for_ns });
+        }
+        let with = self.beside_leader();
+        let cut = match self.random.chance(600) {
+            true => Cut::LeaderSideAndClients { with },
+            false => Cut::LeaderSide { with },
+        };
+        self.add(at_ns + slow_ns + 1, Fault::Cut { cut, for_ns });
+    }
+
+    /// Whoever has come to lead is cut off at a moment of its own, and the one before is joined again. What each has in
+    /// its log and could not spread, meets what the others have (§3.6.2).
+    fn relay(&mut self, at_ns: u64) {
+        let turns = (0..self.random.between(3, 12)).map(|_| {
+            let moment = *self.random.pick(&[Moment::IsElected, Moment::IsElected, Moment::Commits]);
+            Turn { moment, after_ns: self.moment_later() }
+        });
+        let turns = turns.collect();
+        let for_ns = self.random.between(1_000, 4_000) * MILLISECOND;
+        self.add(at_ns, Fault::Relay { turns, for_ns });
+    }
+
+    fn cut_when(&mut self, at_ns: u64) {
+        let (node, moment) = (self.target(), *self.random.pick(&Moment::ALL));
+        let (skip, after_ns, for_ns) = (self.random.below(4) as u8, self.moment_later(), self.duration());
+        let with = self.some_others(300);
+        self.add(at_ns, Fault::CutWhen { node, moment, skip, after_ns, with, for_ns });
+    }
+
+    /// Each machine with this chance.
+    fn some_others(&mut self, per_mille: u32) -> BTreeSet<u8> {
+        (1..=self.machines).filter(|_| self.random.chance(per_mille)).collect()
+    }
+
+    /// The leader goes on alone for a while; whoever stands for election in its place is cut off at once. So there is
+    /// one with much in its log, and others that are terms ahead of it: they must find together again (§9.6).
+    fn lost_election(&mut self, at_ns: u64) {
+        let for_ns = self.random.between(500, 3_000) * MILLISECOND;
+        self.add(at_ns, Fault::Cut { cut: Cut::LeaderSide { with: 0 }, for_ns });
+        for id in 1..=self.first {
+            let (node, after_ns) = (Target::Node(id), self.random.below(100_000));
+            let (moment, with) = (Moment::Stands, BTreeSet::new());
+            self.add(at_ns + 1, Fault::CutWhen { node, moment, skip: 0, after_ns, with, for_ns });
+        }
+    }
+
+    /// Somebody's place is taken by another, and while that happens the leader is cut off with some of the others (§4.3,
+    /// §4.2.2).
+    fn lost_change(&mut self, at_ns: u64) {
+        let old = if self.random.chance(700) { Voter::Leader } else { self.voter() };
+        let fault = match self.random.below(3) {
+            0 => Fault::Change { steps: vec![Step::Remove(old)] },
+            1 => Fault::Change { steps: vec![Step::AddVoter, Step::Remove(old)] },
+            _ => Fault::Replace { old },
+        };
+        let (node, moment, with) = (Target::Leader, Moment::IsReconfigured, self.some_others(350));
+        let (skip, after_ns) = (self.random.below(4) as u8, self.moment_later());
+        let for_ns = self.random.between(300, 2_000) * MILLISECOND;
+        self.add(at_ns, Fault::CutWhen { node, moment, skip, after_ns, with, for_ns });
+        self.add(at_ns + 1, fault);
     }
 
     fn clock(&mut self, at_ns: u64, kind: FaultKind) {

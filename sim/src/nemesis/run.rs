@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use raft::core::NodeId;
 
 use super::membership::Requests;
-use crate::cluster::{Cluster, Trigger, Unsynced, host};
+use crate::cluster::{Cluster, Then, Trigger, Unsynced, host};
 use crate::plan::{Cut, Fault, ScheduledFault, Target};
 use crate::trace::{Event, Source};
 
@@ -122,6 +122,7 @@ impl Nemesis {
             Fault::Crash { node, .. }
             | Fault::CrashAtDiskCall { node, .. }
             | Fault::CrashWhen { node, .. }
+            | Fault::CutWhen { node, .. }
             | Fault::Shutdown { node, .. }
             | Fault::Pause { node, .. }
             | Fault::Reset { node, .. }
@@ -132,12 +133,16 @@ impl Nemesis {
             | Fault::ClockDrift { node, .. }
             | Fault::ClockFreeze { node, .. }
             | Fault::Wipe { node } => *node,
-            Fault::Cut { cut: Cut::LeaderSide { .. } | Cut::LeaderAndLearners, .. } => Target::Leader,
+            Fault::Cut {
+                cut: Cut::LeaderSide { .. } | Cut::LeaderSideAndClients { .. } | Cut::LeaderAndLearners,
+                ..
+            } => Target::Leader,
             Fault::Cut { .. }
             | Fault::PowerCut { .. }
             | Fault::Change { .. }
             | Fault::Replace { .. }
             | Fault::Transfer { .. }
+            | Fault::Relay { .. }
             | Fault::Lease { .. } => Target::Node(1),
         };
         match target {
@@ -161,11 +166,29 @@ impl Nemesis {
             Fault::ClockStep { .. } | Fault::ClockDrift { .. } | Fault::ClockFreeze { .. } => {
                 self.clock(node, fault)
             }
+            Fault::CutWhen { .. } | Fault::Relay { .. } => self.at_a_moment(node, fault),
             Fault::Change { .. }
             | Fault::Replace { .. }
             | Fault::Transfer { .. }
             | Fault::Lease { .. }
             | Fault::Wipe { .. } => None,
+        }
+    }
+
+    /// What waits for something to happen in a core.
+    fn at_a_moment(&self, node: u8, fault: &Fault) -> Option<Undo> {
+        match fault {
+            Fault::CutWhen { moment, skip, after_ns, with, for_ns, .. } => {
+                let then = Then::Cut { with: with.clone(), for_ns: *for_ns };
+                let trigger = Trigger { moment: *moment, skip: *skip, after_ns: *after_ns, then };
+                self.cluster.when(node, trigger);
+                None
+            }
+            Fault::Relay { turns, for_ns } => {
+                self.cluster.begin_relay(turns.iter().copied().collect());
+                Undo::after(*for_ns, |cluster| cluster.end_relay())
+            }
+            _ => None,
         }
     }
 
@@ -182,12 +205,17 @@ impl Nemesis {
                     }
                 })
             }
+            Fault::CrashAtDiskCall { calls, down_ns, writes: true, .. } => {
+                cluster.crash_after_writes(node, calls, down_ns);
+                None
+            }
             Fault::CrashAtDiskCall { calls, down_ns, .. } => {
                 cluster.crash_after_calls(node, calls, down_ns);
                 None
             }
-            Fault::CrashWhen { moment, after_ns, down_ns, isolate_ns, .. } => {
-                cluster.crash_when(node, Trigger { moment, after_ns, down_ns, isolate_ns });
+            Fault::CrashWhen { moment, after_ns, down_ns, isolate_ns, calls, .. } => {
+                let then = Then::Crash { down_ns, isolate_ns, calls };
+                cluster.when(node, Trigger { moment, skip: 0, after_ns, then });
                 None
             }
             Fault::Shutdown { down_ns, .. } => {
@@ -287,6 +315,13 @@ impl Nemesis {
         both_ways([host(node)], hosts)
     }
 
+    /// The leader with so many others, and the rest.
+    fn leader_side(&self, leader: u8, with: u8) -> (Vec<u8>, Vec<u8>) {
+        let count = self.cluster.world().scenario.machines();
+        let distance = |id: &u8| (*id + count - leader) % count;
+        self.cluster.machines().partition(|id| distance(id) <= with)
+    }
+
     /// The directed links that a cut severs.
     fn links(&self, node: u8, cut: &Cut) -> BTreeSet<(usize, usize)> {
         let nodes = || self.cluster.machines();
@@ -297,10 +332,18 @@ impl Nemesis {
                 both_ways(hosts(group), rest)
             }
             Cut::LeaderSide { with } => {
-                let count = self.cluster.world().scenario.machines();
-                let distance = |id: &u8| (*id + count - node) % count;
-                let (side, rest): (Vec<u8>, Vec<u8>) = nodes().partition(|id| distance(id) <= *with);
+                let (side, rest) = self.leader_side(node, *with);
                 both_ways(side.into_iter().map(host), rest.into_iter().map(host))
+            }
+            Cut::LeaderSideAndClients { with } => {
+                let (side, rest) = self.leader_side(node, *with);
+                let (odd, even): (Vec<_>, Vec<_>) =
+                    self.clients().enumerate().partition(|(at, _)| at.is_multiple_of(2));
+                let of = |nodes: Vec<u8>, clients: Vec<(usize, usize)>| {
+                    nodes.into_iter().map(host).chain(clients.into_iter().map(|(_, host)| host)).collect()
+                };
+                let (side, rest): (Vec<usize>, Vec<usize>) = (of(side, odd), of(rest, even));
+                both_ways(side, rest)
             }
             Cut::LeaderAndLearners => {
                 let view = self.cluster.view(node);

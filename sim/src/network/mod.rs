@@ -114,6 +114,9 @@ impl Network {
 
     /// Cuts the link from one host to another. Links are cut as often as they are healed: each cut counts.
     pub fn cut(&self, from: HostId, to: HostId) {
+        if raft::mutant!("injector-cuts-nothing") {
+            return;
+        }
         let now_ns = self.now_ns();
         let mut state = self.lock();
         if state.links.cut(from, to) {
@@ -123,6 +126,9 @@ impl Network {
 
     /// Takes back one [`cut`](Self::cut).
     pub fn heal(&self, from: HostId, to: HostId) {
+        if raft::mutant!("injector-cuts-nothing") {
+            return;
+        }
         let mut state = self.lock();
         if state.links.heal(from, to) {
             state.link_healed(&self.shared, from, to);

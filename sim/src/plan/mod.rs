@@ -91,6 +91,9 @@ pub enum Fault {
         calls: u64,
         /// How long it is down then.
         down_ns: u64,
+        /// Whether only writes count: then what was just written is not synced.
+        #[serde(default)]
+        writes: bool,
     },
     /// A node crashes the next time that something happens in its core.
     CrashWhen {
@@ -104,6 +107,34 @@ pub enum Fault {
         down_ns: u64,
         /// If it has voted, it is then cut off from whoever hears the candidate, for so long; 0 is not at all.
         isolate_ns: u64,
+        /// If not 0, it does not crash at once but loses power right after so many more calls to its disk: in the
+        /// middle of what the moment has it write.
+        #[serde(default)]
+        calls: u64,
+    },
+    /// A node, with some others, is cut off from all other machines the next time that something happens in its core.
+    /// Clients still reach both sides.
+    CutWhen {
+        /// Which node.
+        node: Target,
+        /// What happens.
+        moment: Moment,
+        /// How often it may happen before.
+        skip: u8,
+        /// How long after it.
+        after_ns: u64,
+        /// Who stays with it.
+        with: BTreeSet<u8>,
+        /// For how long.
+        for_ns: u64,
+    },
+    /// One leader after the other is cut off from all other machines, each at a moment of its own, and the one before it
+    /// is joined again then.
+    Relay {
+        /// The moments, and how long after them.
+        turns: Vec<Turn>,
+        /// When the last one is joined again, and no more are cut off.
+        for_ns: u64,
     },
     /// Every node loses power at once.
     PowerCut {
@@ -217,6 +248,15 @@ pub enum Fault {
     },
 }
 
+/// When a leader is cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Turn {
+    /// What happens in its core.
+    pub moment: Moment,
+    /// How long after that.
+    pub after_ns: u64,
+}
+
 /// A voter of the configuration of the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -263,12 +303,23 @@ pub enum Moment {
     CutsItsLog,
     /// It takes a snapshot in place of its state.
     TakesASnapshot,
+    /// It stands for election.
+    Stands,
+    /// A configuration comes into force in its log, or goes.
+    IsReconfigured,
 }
 
 impl Moment {
     /// Every moment.
-    pub const ALL: [Self; 5] =
-        [Self::Votes, Self::IsElected, Self::Commits, Self::CutsItsLog, Self::TakesASnapshot];
+    pub const ALL: [Self; 7] = [
+        Self::Votes,
+        Self::IsElected,
+        Self::Commits,
+        Self::CutsItsLog,
+        Self::TakesASnapshot,
+        Self::Stands,
+        Self::IsReconfigured,
+    ];
 }
 
 /// Which links are cut. Nodes are numbered from 1.
@@ -280,6 +331,11 @@ pub enum Cut {
     /// Both ways between the leader with so many nodes beside it (those that follow it in number) and all other
     /// nodes; clients still reach both sides.
     LeaderSide {
+        /// How many.
+        with: u8,
+    },
+    /// The same, and each side has half of the clients to itself: those of odd numbers stay with the leader.
+    LeaderSideAndClients {
         /// How many.
         with: u8,
     },
@@ -524,13 +580,18 @@ impl Fault {
             Target::Node(id) => BTreeSet::from([*id]),
         };
         match self {
-            Self::PowerCut { .. } | Self::Change { .. } | Self::Replace { .. } | Self::Lease { .. } => {
-                BTreeSet::new()
-            }
+            Self::PowerCut { .. }
+            | Self::Change { .. }
+            | Self::Replace { .. }
+            | Self::Lease { .. }
+            | Self::Relay { .. } => BTreeSet::new(),
+            Self::CutWhen { node, with, .. } => &of(node) | with,
             Self::Transfer { to } => to.iter().copied().collect(),
             Self::Reset { node, peer, .. } => &of(node) | &BTreeSet::from([*peer]),
             Self::Cut { cut, .. } => match cut {
-                Cut::LeaderSide { .. } | Cut::LeaderAndLearners => BTreeSet::new(),
+                Cut::LeaderSide { .. } | Cut::LeaderSideAndClients { .. } | Cut::LeaderAndLearners => {
+                    BTreeSet::new()
+                }
                 Cut::Apart(nodes) => nodes.clone(),
                 Cut::OneWay { from: a, to: b } | Cut::Between { left: a, right: b } => a | b,
                 Cut::Ring(order) => order.iter().copied().collect(),

@@ -13,6 +13,8 @@ impl fmt::Display for Moment {
             Self::Commits => "commits",
             Self::CutsItsLog => "cuts its log",
             Self::TakesASnapshot => "takes a snapshot",
+            Self::Stands => "stands for election",
+            Self::IsReconfigured => "is reconfigured",
         })
     }
 }
@@ -59,15 +61,30 @@ impl fmt::Display for Fault {
                 }
                 Ok(())
             }
-            Self::CrashAtDiskCall { node, calls, down_ns } => {
-                write!(f, "crash of {node} after {calls} disk calls, down {}", Millis(*down_ns))
+            Self::CrashAtDiskCall { node, calls, down_ns, writes } => {
+                let calls_of = if *writes { "writes" } else { "disk calls" };
+                write!(f, "crash of {node} after {calls} {calls_of}, down {}", Millis(*down_ns))
             }
-            Self::CrashWhen { node, moment, after_ns, down_ns, .. } => write!(
-                f,
-                "crash of {node} {} after it {moment}, down {}",
-                Millis(*after_ns),
-                Millis(*down_ns)
-            ),
+            Self::CrashWhen { node, moment, after_ns, down_ns, calls, .. } => {
+                write!(f, "crash of {node} ")?;
+                match calls {
+                    0 => write!(f, "{} after it {moment}", Millis(*after_ns))?,
+                    calls => write!(f, "{calls} disk calls after it {moment}")?,
+                }
+                write!(f, ", down {}", Millis(*down_ns))
+            }
+            Self::CutWhen { node, moment, skip, after_ns, with, for_ns } => {
+                write!(f, "{node}")?;
+                if !with.is_empty() {
+                    write!(f, " with {}", Nodes(with))?;
+                }
+                let (after, lasts) = (Millis(*after_ns), Millis(*for_ns));
+                write!(f, " cut off {after} after it {moment} for time {}, for {lasts}", skip + 1)
+            }
+            Self::Relay { turns, for_ns } => {
+                let count = turns.len();
+                write!(f, "{count} leaders in turn cut off at a moment of theirs, within {}", Millis(*for_ns))
+            }
             Self::PowerCut { down_ns } => write!(f, "power cut, down {}", Millis(*down_ns)),
             Self::Shutdown { node, down_ns } => {
                 write!(f, "shutdown of {node}, up again after {}", Millis(*down_ns))
@@ -134,6 +151,9 @@ impl fmt::Display for Cut {
         match self {
             Self::Apart(nodes) => write!(f, "{} cut off from all", Nodes(nodes)),
             Self::LeaderSide { with } => write!(f, "the leader and {with} others cut off from the rest"),
+            Self::LeaderSideAndClients { with } => {
+                write!(f, "the leader, {with} others and half of the clients cut off from the rest")
+            }
             Self::LeaderAndLearners => f.write_str("the leader and the learners cut off from the rest"),
             Self::OneWay { from, to } => write!(f, "{} not heard by {}", Nodes(from), Nodes(to)),
             Self::Between { left, right } => write!(f, "{} cut off from {}", Nodes(left), Nodes(right)),

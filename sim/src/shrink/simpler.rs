@@ -138,7 +138,8 @@ fn without_machines_above(cut: &mut Cut, machines: u8) {
             right.retain(|id| *id <= machines);
         }
         Cut::Ring(order) => order.retain(|id| *id <= machines),
-        Cut::LeaderSide { .. } | Cut::LeaderAndLearners | Cut::Clients(_) => {}
+        Cut::LeaderSide { .. } | Cut::LeaderSideAndClients { .. } => {}
+        Cut::LeaderAndLearners | Cut::Clients(_) => {}
     }
 }
 

@@ -126,6 +126,10 @@ impl SimClient {
         outcome
     }
 
+    fn value(&self, number: u32) -> String {
+        value_of(number, self.world.scenario.workload.value_bytes)
+    }
+
     async fn operate(&mut self, operation: KvOperation) -> Result<Done, ClientError> {
         let Some(session) = &self.session else { return self.client.operate(operation).await };
         let result = session.operate(operation).await;
@@ -228,7 +232,7 @@ impl SimClient {
     }
 
     async fn put(&mut self, number: u32, key: u16) -> Ended {
-        let (name, value) = (key_name(key), value_of(number));
+        let (name, value) = (key_name(key), self.value(number));
         let open = self.recorder.invoke(number, Request::Put { key: &name, value: Some(&value) });
         match self.operate(KvOperation::Put(put(name, value.clone()))).await {
             Ok(done) => {
@@ -256,7 +260,7 @@ impl SimClient {
     }
 
     async fn cas(&mut self, number: u32, key: u16) -> Ended {
-        let (name, value) = (key_name(key), value_of(number));
+        let (name, value) = (key_name(key), self.value(number));
         let expect = self.known.get(&key).cloned().flatten();
         let request = Request::Cas { key: &*name, expect: expect.as_deref(), value: Some(&*value) };
         let open = self.recorder.invoke(number, request);
@@ -336,7 +340,7 @@ impl SimClient {
     }
 
     async fn txn(&mut self, number: u32, put_key: u16, get_key: u16) -> Ended {
-        let (put_name, get_name, value) = (key_name(put_key), key_name(get_key), value_of(number));
+        let (put_name, get_name, value) = (key_name(put_key), key_name(get_key), self.value(number));
         let write = Request::Put { key: &*put_name, value: Some(&*value) };
         let mut opens = vec![self.recorder.invoke(number, write)];
         let mut steps = vec![TxnOperation::Put(put(put_name, value.clone()))];
@@ -391,8 +395,8 @@ fn connect_as(world: &World, number: u16, endpoints: Vec<String>, spread_reads: 
     let timeout = Duration::from_nanos(world.scenario.workload.timeout_ns);
     let options = ClientOptions {
         request_timeout: timeout,
-        attempt_timeout: timeout / 3,
-        connect_timeout: timeout / 4,
+        attempt_timeout: timeout / world.scenario.workload.attempts.max(1),
+        connect_timeout: timeout / (world.scenario.workload.attempts + 1),
         backoff_min: Duration::from_millis(5),
         backoff_max: Duration::from_millis(100),
         spread_reads,

@@ -15,10 +15,12 @@ pub fn key_name(key: u16) -> String {
     format!("k{key}")
 }
 
-/// What operation `number` writes.
+/// What operation `number` writes, in at least so many bytes.
 #[must_use]
-pub fn value_of(number: u32) -> String {
-    format!("v{number}")
+pub fn value_of(number: u32, bytes: u32) -> String {
+    let tail = format!("v{number}");
+    let fill = (bytes as usize).saturating_sub(tail.len());
+    ".".repeat(fill) + &tail
 }
 
 /// What operation `number` adds to the end of a value.
@@ -39,9 +41,10 @@ mod tests {
 
     #[test]
     fn a_value_tells_who_wrote_it_last() {
-        assert_eq!(writer_of(&value_of(17)), Some(17));
-        assert_eq!(writer_of(&format!("{}{}", value_of(17), suffix_of(4))), Some(4));
+        assert_eq!(writer_of(&value_of(17, 0)), Some(17));
+        assert_eq!(writer_of(&format!("{}{}", value_of(17, 100), suffix_of(4))), Some(4));
         assert_eq!(writer_of(&format!("{}{}", suffix_of(3), suffix_of(21))), Some(21));
+        assert_eq!(value_of(17, 100).len(), 100);
         assert_eq!(writer_of("else"), None);
     }
 }
