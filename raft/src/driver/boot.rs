@@ -123,7 +123,7 @@ where
     if !options.members.contains_key(&id) {
         return Err(StartError::Options(format!("node {id} is not in its own list of members")));
     }
-    if let Some(flaw) = options.space.flaw() {
+    if let Some(flaw) = options.space.flaw(options.wal.segment_bytes) {
         return Err(StartError::Options(flaw));
     }
     let wal_lane = seams.blocking.lane("wal");
