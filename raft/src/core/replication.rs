@@ -80,6 +80,7 @@ impl Raft {
         let id = LogId { term: self.shared.term(), index: self.shared.log.last().index.next() };
         let entry = Entry { term: id.term, index: id.index, payload: Payload::Command(command) };
         if !self.shared.has_room_for(&entry) {
+            crate::sometimes!("replication/refuses-as-overloaded");
             return Err(ProposeError::Overloaded);
         }
         self.shared.append(entry);
@@ -98,6 +99,7 @@ impl Raft {
         self.ask_leader();
         let Role::Leader(leader) = &mut self.role else { return };
         if leader.wants_round() {
+            crate::sometimes!("reads/round-between-heartbeats");
             leader.begin_round(&mut self.shared, false);
         }
         for (&peer, progress) in &mut leader.progress {
@@ -211,6 +213,7 @@ fn send_appends(shared: &mut Shared, peer: NodeId, progress: &mut Progress) {
     while progress.wants_append(shared.log.last().index) {
         let prev_index = progress.next.prev();
         let Some(prev_term) = shared.log.term_at(prev_index) else {
+            crate::sometimes!("replication/follower-needs-a-snapshot");
             send_snapshot(shared, peer, progress);
             return;
         };

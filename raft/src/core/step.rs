@@ -110,6 +110,7 @@ impl Raft {
             return true;
         }
         if message.term < term {
+            crate::sometimes!("election/hears-of-an-earlier-term");
             self.teach(message);
             let is_vote = matches!(message.body, MessageBody::VoteResponse { .. });
             return matches!(message.body, MessageBody::PreVoteResponse { .. })
@@ -120,6 +121,7 @@ impl Raft {
         }
         let is_own_will = matches!(message.body, MessageBody::RequestVote { leadership_transfer: false, .. });
         if is_own_will && (self.hears_leader() || self.shared.clock.is_bound()) {
+            crate::sometimes!("election/keeps-its-leader");
             return false;
         }
         if crate::mutant!("prevote-term") && matches!(message.body, MessageBody::PreVoteResponse { .. }) {

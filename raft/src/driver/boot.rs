@@ -182,6 +182,7 @@ fn open_storage<S: StateMachine>(
     }
     let (wal, recovered) = Wal::open(Arc::clone(disk), &logs, wal_identity, options.wal)?;
     if recovered.torn_bytes > 0 {
+        crate::sometimes!("wal/torn-tail");
         tracing::info!(bytes = recovered.torn_bytes, "cut the torn tail of the log; nobody was told of it");
     }
     let snapshots = Arc::new(SnapshotDir::open(Arc::clone(disk), &snapshots, cluster)?);
@@ -336,11 +337,13 @@ fn reconcile<S: StateMachine>(opened: &mut Opened<S>) -> Result<(), StartError> 
         let file = opened.snapshots.newest().filter(|file| file.meta.last.index >= log.index);
         let Some(file) = file else { return Err(StartError::StoreBehindLog { store, log }) };
         tracing::warn!(%store, %log, snapshot = %file.meta.last, "the store is behind the log: rebuilding it");
+        crate::sometimes!("boot/store-rebuilt");
         install_file(&mut opened.machine, &opened.snapshots, &file).map_err(StartError::Rebuild)?;
     }
     let store = opened.machine.applied().last;
     if term_at(&opened.recovered, store.index) != Some(store.term) {
         tracing::info!(%store, "the log does not reach the installed snapshot: beginning it anew");
+        crate::sometimes!("boot/log-begun-anew");
         opened.wal.reset(store)?;
         opened.recovered.prev = store;
         opened.recovered.entries.clear();

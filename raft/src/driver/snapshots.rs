@@ -108,6 +108,7 @@ impl Snapshots {
                 self.sending.insert(peer, file.clone());
             }
             None => {
+                crate::sometimes!("snapshot/follower-waits-for-the-next");
                 self.waiting.insert(peer);
             }
         }

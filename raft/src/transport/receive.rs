@@ -196,9 +196,11 @@ impl Staged {
             Some(Kept { from, file, receiver, fruitless, .. })
                 if from == pipe.accepted.from && file == *name =>
             {
+                crate::sometimes!("snapshot/transfer-resumed");
                 (Self { receiver: Some(receiver), lane }, fruitless)
             }
             other => {
+                crate::sometimes!("snapshot/transfer-begun");
                 drop(other.map(|kept| Self { receiver: Some(kept.receiver), lane: Arc::clone(&lane) }));
                 let (snapshots, wanted, bytes) =
                     (Arc::clone(&shared.snapshots), name.meta.clone(), name.bytes);

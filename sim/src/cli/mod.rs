@@ -4,6 +4,7 @@ pub mod check;
 pub mod one;
 pub mod replay;
 pub mod run;
+pub mod shrink;
 mod world;
 
 use std::process::ExitCode;
@@ -26,6 +27,8 @@ enum Command {
     Run(run::Arguments),
     /// Run one world and print its timeline.
     Replay(replay::Arguments),
+    /// Make a world that fails smaller; it must break the same rule.
+    Shrink(shrink::Arguments),
     /// Run one world in this process.
     #[command(hide = true)]
     One(one::Arguments),
@@ -41,6 +44,7 @@ pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
+        Command::Shrink(arguments) => shrink::run(&arguments),
         Command::One(_) => without_a_world(),
         Command::Check(arguments) => check::run(&arguments),
     }
@@ -53,6 +57,7 @@ pub fn main_of(app: std::sync::Arc<dyn crate::app::App>) -> ExitCode {
     match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
+        Command::Shrink(arguments) => shrink::run(&arguments),
         Command::One(arguments) => one::run(app, &arguments),
         Command::Check(arguments) => check::run(&arguments),
     }

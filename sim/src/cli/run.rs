@@ -36,6 +36,9 @@ pub struct Arguments {
     /// Stop after so many failures.
     #[arg(long)]
     pub failures_max: Option<NonZeroUsize>,
+    /// Print in how many worlds each mark in the source was hit; without this, only those that never were.
+    #[arg(long)]
+    pub marks: bool,
 }
 
 /// Runs the worlds.
@@ -54,6 +57,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         json: arguments.json,
         timeout: Duration::from_secs(arguments.timeout),
         failures_max: arguments.failures_max,
+        marks: arguments.marks,
     };
     if runner::sweep(worlds, &sweep) == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -19,6 +19,9 @@ pub struct WorldArguments {
     /// Whether leaders may answer reads by lease, and whether the clocks keep to what leases rely on.
     #[arg(long, value_enum, default_value_t)]
     pub leases: Leases,
+    /// Run plans that take a planted bug to break a rule without that bug.
+    #[arg(long)]
+    pub sound: bool,
 }
 
 impl WorldArguments {
@@ -41,8 +44,42 @@ impl WorldArguments {
         if self.leases != Leases::default() {
             line.extend(["--leases".to_owned(), self.leases.name().to_owned()]);
         }
+        if self.sound {
+            line.push("--sound".to_owned());
+        }
         line
     }
+}
+
+/// Sees to it that the planted bug which a plan names is the one in this process: its own process begins anew with it,
+/// if need be. A plan that names none takes the one of the environment, if there is one.
+///
+/// # Errors
+/// There are no planted bugs in this build.
+#[cfg(madsim)]
+pub(super) fn choose_mutant(plan: &Plan, sound: bool) -> Result<(), String> {
+    use std::os::unix::process::CommandExt as _;
+    let chosen = std::env::var("RAFTKV_MUTANT").ok();
+    let wanted = match &plan.mutant {
+        Some(_) if sound => None,
+        Some(mutant) if !cfg!(mutants) => {
+            return Err(format!(
+                "the plan is about the planted bug {mutant}, and this build has none: use `cargo mutants-build` and \
+                 target/mutants/sim/raftkv-sim, or run the plan without the bug (--sound)"
+            ));
+        }
+        Some(mutant) => Some(mutant.clone()),
+        None => return Ok(()),
+    };
+    if wanted == chosen {
+        return Ok(());
+    }
+    let mut again = std::process::Command::new(std::env::current_exe().map_err(|error| error.to_string())?);
+    again.args(std::env::args_os().skip(1)).env_remove("RAFTKV_MUTANT");
+    if let Some(mutant) = wanted {
+        again.env("RAFTKV_MUTANT", mutant);
+    }
+    Err(again.exec().to_string())
 }
 
 /// A world: a seed, or a plan in a file.

@@ -182,6 +182,7 @@ mod tests {
             events: 2,
             trace_hash: "00".into(),
             figures: crate::report::Figures::default(),
+            marks: crate::marks::Marks::default(),
         };
         let mut lines = Vec::new();
         let script = format!("echo a; echo '{}'; echo b", serde_json::to_string(&report).unwrap());

@@ -14,6 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::cli::{World, WorldArguments};
+use crate::marks::Marks;
 use crate::report::{Failure, Figures};
 use crate::trace::Keep;
 
@@ -29,6 +30,8 @@ pub struct Sweep {
     pub timeout: Duration,
     /// After how many failures to stop.
     pub failures_max: Option<NonZeroUsize>,
+    /// Whether to print how often each mark was hit.
+    pub marks: bool,
 }
 
 /// What one world came to, as `--json` prints it.
@@ -43,6 +46,7 @@ struct Line<'a> {
     events: u64,
     trace_hash: &'a str,
     figures: &'a Figures,
+    marks: &'a Marks,
 }
 
 /// What all of them came to.
@@ -58,6 +62,8 @@ struct Summary {
     /// Of one process: the mean over all worlds.
     simulated_seconds_per_process_second: f64,
     figures: Figures,
+    /// In how many worlds each mark was hit; 0 for those that never were.
+    marks: Marks,
 }
 
 #[derive(Default)]
@@ -67,6 +73,7 @@ struct Totals {
     virtual_ns: u64,
     process_time: Duration,
     figures: Figures,
+    marks: Marks,
 }
 
 struct State {
@@ -131,6 +138,7 @@ fn work(state: &Mutex<State>, sweep: &Sweep, bar: &ProgressBar, begun: Instant) 
         if let Some(report) = &end.report {
             totals.virtual_ns += report.virtual_ns;
             totals.figures.add(&report.figures);
+            totals.marks.add(&report.marks);
         }
         print_world(&world, sweep, bar, took, &end, failure.as_ref());
         let seconds = begun.elapsed().as_secs_f64();
@@ -164,7 +172,7 @@ fn print_world(
         }
         return;
     }
-    let nothing = Figures::default();
+    let (nothing, unmarked) = (Figures::default(), Marks::default());
     let line = Line {
         world: world.to_string(),
         passed: failure.is_none(),
@@ -175,6 +183,7 @@ fn print_world(
         events: end.report.as_ref().map_or(0, |report| report.events),
         trace_hash: end.report.as_ref().map_or("", |report| &report.trace_hash),
         figures: end.report.as_ref().map_or(&nothing, |report| &report.figures),
+        marks: end.report.as_ref().map_or(&unmarked, |report| &report.marks),
     };
     print_json(bar, &line);
 }
@@ -198,6 +207,7 @@ fn print_summary(totals: &Totals, sweep: &Sweep, took: Duration) {
         simulated_seconds_per_wall_second: simulated / wall_seconds,
         simulated_seconds_per_process_second: simulated / totals.process_time.as_secs_f64().max(1e-9),
         figures: totals.figures.clone(),
+        marks: totals.marks.clone().with_all(),
     };
     if sweep.json {
         return print_json(&ProgressBar::hidden(), &summary);
@@ -219,5 +229,25 @@ fn print_summary(totals: &Totals, sweep: &Sweep, took: Duration) {
         "    {faults} faults, {crashes} crashes, {wipes} disks lost, {changes} changes of membership, \
          {transfers} hand-overs, {elections} elections, {committed} entries committed, {installs} snapshots \
          installed; operations: {ok} done, {fail} not done, {info} unknown"
+    );
+    print_marks(&totals.marks, totals.done, sweep.marks);
+}
+
+/// How often the marks were hit: all of them if that is asked for, else how many were not.
+fn print_marks(marks: &Marks, worlds: usize, all: bool) {
+    let missed = marks.missed();
+    if all {
+        for (id, hit) in &marks.clone().with_all().0 {
+            println!("    {:6.2} %  {hit:6}  {id}", *hit as f64 * 100.0 / worlds.max(1) as f64);
+        }
+    }
+    let count = crate::marks::all().count();
+    println!(
+        "    marks: {} of {count} hit{}",
+        count - missed.len(),
+        match missed.as_slice() {
+            [] => String::new(),
+            missed => format!("; never: {}", missed.join(", ")),
+        }
     );
 }
