@@ -1,6 +1,8 @@
 //! The commands of `raftkv-sim`, one a module.
 
 pub mod check;
+pub mod gate;
+pub mod merge;
 pub mod one;
 pub mod replay;
 pub mod run;
@@ -33,6 +35,10 @@ enum Command {
     #[command(hide = true)]
     One(one::Arguments),
     Check(check::Arguments),
+    /// Run worlds twice, each time in a process of its own: every event must be the same.
+    Gate(gate::Arguments),
+    /// Join the journals of several sweeps into one report.
+    Merge(merge::Arguments),
 }
 
 /// The command for worlds of the key-value store.
@@ -47,6 +53,8 @@ pub fn main() -> ExitCode {
         Command::Shrink(arguments) => shrink::run(&arguments),
         Command::One(_) => without_a_world(),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Gate(arguments) => gate::run(&arguments),
+        Command::Merge(arguments) => merge::run(&arguments),
     }
 }
 
@@ -60,6 +68,8 @@ pub fn main_of(app: std::sync::Arc<dyn crate::app::App>) -> ExitCode {
         Command::Shrink(arguments) => shrink::run(&arguments),
         Command::One(arguments) => one::run(app, &arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Gate(arguments) => gate::run(&arguments),
+        Command::Merge(arguments) => merge::run(&arguments),
     }
 }
 
