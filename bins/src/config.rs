@@ -295,6 +295,11 @@ impl NodeConfig {
             ));
         }
         let Limits { free_low_bytes, free_critical_bytes, .. } = self.limits;
+        if free_low_bytes > 0 && free_low_bytes < segment_bytes {
+            return wrong(format!(
+                "limits.free_low_bytes is {free_low_bytes}; it must not be below limits.segment_bytes ({segment_bytes})"
+            ));
+        }
         if free_critical_bytes > free_low_bytes {
             return wrong(format!(
                 "limits.free_critical_bytes is {free_critical_bytes}; it must not be above limits.free_low_bytes \
@@ -480,7 +485,11 @@ client = "10.0.0.2:23800"
             (&format!("{GOOD}[limits]\nrequest_bytes = 1\n"), "limits.request_bytes is 1"),
             (&format!("{GOOD}[limits]\nsegment_bytes = 4096\n"), "limits.segment_bytes is 4096"),
             (&format!("{GOOD}[limits]\nreads = 0\n"), "limits.reads must be at least 1"),
-            (&format!("{GOOD}[limits]\nfree_low_bytes = 1\n"), "limits.free_critical_bytes is 134217728"),
+            (&format!("{GOOD}[limits]\nfree_low_bytes = 1\n"), "limits.free_low_bytes is 1;"),
+            (
+                &format!("{GOOD}[limits]\nfree_critical_bytes = 268435457\n"),
+                "limits.free_critical_bytes is 268435457",
+            ),
             (&format!("{GOOD}[limits]\nuncommitted_bytes = 9\n"), "limits.uncommitted_bytes is 9"),
             (&format!("{GOOD}[limits]\nunapplied_bytes = 9\n"), "limits.unapplied_bytes is 9"),
             (

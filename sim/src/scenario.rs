@@ -116,6 +116,10 @@ pub enum FaultKind {
     CutClients,
     /// A node's disk becomes slow.
     SlowDisk,
+    /// A call to a node's disk fails, and the node stops.
+    DiskError,
+    /// A node's disk, or several, has nearly no room left.
+    DiskFull,
     /// A clock jumps ahead.
     ClockStep,
     /// A clock runs at another rate.
@@ -151,7 +155,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 36] = [
         Self::Crash,
         Self::CrashAtDiskCall,
         Self::CrashWhen,
@@ -171,6 +175,8 @@ impl FaultKind {
         Self::Loss,
         Self::CutClients,
         Self::SlowDisk,
+        Self::DiskError,
+        Self::DiskFull,
         Self::ClockStep,
         Self::ClockDrift,
         Self::ClockFreeze,

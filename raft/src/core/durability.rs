@@ -70,6 +70,7 @@ impl Raft {
                 shared.log.persisted(last);
             }
         }
+        self.end_damage();
         self.count_own_vote();
         self.advance_commit();
     }

@@ -71,6 +71,8 @@ pub enum MessageBody {
         /// The last entry of the follower that could still match: its index is at most `prev_index`, its term at
         /// most that of `prev` (the "one conflict per term" back-off of §3.5).
         hint: LogId,
+        /// The follower lost entries that it had acknowledged: its match may lie below what it once was.
+        damaged: bool,
     },
     /// I lead; and, as a reading round, do you still follow me? (§6.4)
     Heartbeat {
@@ -91,6 +93,8 @@ pub enum MessageBody {
         leased: bool,
         /// How much room the disk has. Means nothing in an answer to round 0.
         space: Space,
+        /// The follower lost entries that it had acknowledged: ask how far it is.
+        damaged: bool,
     },
     /// A whole snapshot has arrived out of band and is in hand: install it (§5.3).
     ///

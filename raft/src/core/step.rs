@@ -58,6 +58,8 @@ impl Raft {
                 Err(StepError::PreVoteTerm { term: message.term, next_term: *next_term })
             }
             MessageBody::AppendEntries { prev, entries, .. } => check_entries(message.term, *prev, entries),
+            // A leader may still take a damaged log for what it was; the index is then not believed.
+            MessageBody::Heartbeat { .. } if self.is_damaged() => Ok(()),
             MessageBody::Heartbeat { commit, .. } if message.term >= shared.term() && *commit > last => {
                 Err(StepError::BeyondLog { index: *commit, last })
             }
@@ -141,7 +143,7 @@ impl Raft {
         let is_request = matches!(message.body, MessageBody::RequestVote { .. });
         if is_request || message.body.comes_from_leader() {
             let space = Space::Ample;
-            let body = MessageBody::HeartbeatResponse { round: 0, leased: false, space };
+            let body = MessageBody::HeartbeatResponse { round: 0, leased: false, space, damaged: false };
             self.shared.respond(message.from, body);
         }
     }
@@ -165,12 +167,12 @@ impl Raft {
                 self.on_append_entries(from, prev, entries, commit);
             }
             MessageBody::AppendAccepted { matched } => self.on_append_accepted(from, matched),
-            MessageBody::AppendRejected { prev_index, hint } => {
-                self.on_append_rejected(from, prev_index, hint);
+            MessageBody::AppendRejected { prev_index, hint, damaged } => {
+                self.on_append_rejected(from, prev_index, hint, damaged);
             }
             MessageBody::Heartbeat { commit, round, lease } => self.on_heartbeat(from, commit, round, lease),
-            MessageBody::HeartbeatResponse { round, leased, space } => {
-                self.on_heartbeat_response(from, round, leased, space);
+            MessageBody::HeartbeatResponse { round, leased, space, damaged } => {
+                self.on_heartbeat_response(from, round, leased, space, damaged);
             }
             MessageBody::InstallSnapshot { meta } => self.on_install_snapshot(from, meta),
             MessageBody::TimeoutNow => self.on_timeout_now(),

@@ -31,7 +31,7 @@ const BALLAST_NAME: &str = "ballast";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpaceOptions {
     /// Below so many free bytes, commands that make the state grow are refused once too few other voters have more.
-    /// 0: never.
+    /// 0: never; else at least a segment of the log.
     pub low_bytes: u64,
     /// Below so many, all commands are. Less than `low_bytes`.
     pub critical_bytes: u64,
@@ -49,9 +49,17 @@ impl Default for SpaceOptions {
 }
 
 impl SpaceOptions {
-    /// What is wrong with them.
-    pub(super) fn flaw(&self) -> Option<String> {
+    /// What is wrong with them, for a log of segments of this size.
+    pub(super) fn flaw(&self, segment_bytes: u64) -> Option<String> {
         let Self { low_bytes, critical_bytes, check_ticks, .. } = *self;
+        // What stops a node is often a segment that does not fit: if the rest then counted as ample, the next start
+        // would not give up the ballast, and stop at the same place.
+        if low_bytes > 0 && low_bytes < segment_bytes {
+            return Some(format!(
+                "the low mark of free space ({low_bytes} bytes) must not be below the size of a log segment \
+                 ({segment_bytes} bytes)"
+            ));
+        }
         if critical_bytes > low_bytes {
             return Some(format!(
                 "the critical mark of free space ({critical_bytes} bytes) must not be above the low one ({low_bytes})"
@@ -216,14 +224,15 @@ mod tests {
     #[test]
     fn marks_are_in_order() {
         let options = SpaceOptions { low_bytes: 20, critical_bytes: 10, ballast_bytes: 0, check_ticks: 1 };
-        assert_eq!(options.flaw(), None);
+        assert_eq!(options.flaw(20), None);
+        assert!(options.flaw(21).is_some());
         assert_eq!(
             [9, 10, 19, 20].map(|free| options.space(free)),
             [Space::Critical, Space::Low, Space::Low, Space::Ample]
         );
-        assert!(SpaceOptions { critical_bytes: 21, ..options }.flaw().is_some());
-        assert!(SpaceOptions { check_ticks: 0, ..options }.flaw().is_some());
-        assert_eq!(SpaceOptions::default().flaw(), None);
+        assert!(SpaceOptions { critical_bytes: 21, ..options }.flaw(20).is_some());
+        assert!(SpaceOptions { check_ticks: 0, ..options }.flaw(20).is_some());
+        assert_eq!(SpaceOptions::default().flaw(64 * MIB), None);
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use madsim::runtime::{Handle, NodeHandle};
-use raft::core::{Config, Member, NodeId};
-use raft::driver::{NodeOptions, Seams};
+use raft::core::{Config, LogId, Member, NodeId};
+use raft::driver::{NodeOptions, Seams, SpaceOptions};
 use raft::transport::PeerOptions;
 use raft::wal::WalOptions;
 use tokio::sync::{Notify, mpsc};
@@ -17,9 +17,13 @@ use super::{Ended, Signal, Unsynced, Watch, World, host, start_seed};
 use crate::app::{App, Platter, Start};
 use crate::blocking::SimBlocking;
 use crate::clock::SimClock;
-use crate::disk::SimDisk;
+use crate::disk::{Call, SimDisk};
+use crate::invariants::durability;
 use crate::scenario::Scenario;
 use crate::trace::{Event, Source};
+
+/// A node that its disk has stopped is down for so long at least: whoever starts it again takes his time.
+const DISK_DOWN_NS_MIN: u64 = 50_000_000;
 
 /// A machine.
 pub(super) struct Machine {
@@ -97,6 +101,13 @@ impl Machine {
         self.standing = Standing::Wiped;
     }
 
+    /// Whether its disk holds the entry for certain, or was lost, and is not let back in.
+    pub(super) fn holds(&self, entry: LogId) -> bool {
+        let dir = PathBuf::from(format!("/n{}", self.node));
+        let is_lost = self.standing == Standing::Wiped;
+        is_lost || durability::holds(&self.disk, &dir, NodeId(u64::from(self.node)), entry)
+    }
+
     pub(super) const fn is_up(&self) -> bool {
         self.process.is_some()
     }
@@ -131,6 +142,26 @@ impl Machine {
         if !self.disk.is_off() {
             self.disk.set_crash_after(u64::MAX / 2);
         }
+    }
+
+    /// Has a call to the disk fail after so many of its kind, in this life of the process or the next; if that ends
+    /// it, it is down for so long.
+    pub(super) fn fail_disk(&mut self, call: Call, after_calls: u64, down_ns: u64) {
+        self.down_ns = down_ns;
+        self.disk.fail_after(call, after_calls);
+    }
+
+    pub(super) fn fill_disk(&self, free_bytes: Option<u64>) {
+        self.disk.set_free(free_bytes);
+    }
+
+    pub(super) fn heal_disk(&self) {
+        self.disk.heal();
+    }
+
+    /// For how long the process is to be down if it ended because its disk failed a call.
+    pub(super) fn disk_failed(&self) -> Option<u64> {
+        (!self.disk.failed().is_empty()).then_some(self.down_ns.max(DISK_DOWN_NS_MIN))
     }
 
     /// The power of this start's process is off: for how long it will be, if it still counts as running.
@@ -190,6 +221,7 @@ impl Machine {
             }
             Unsynced::Kept => self.disk.process_crash_image(),
         };
+        image.inherit_failures(&self.disk);
         self.disk.power_off();
         self.platter.cut_power();
         self.disk = image;
@@ -260,6 +292,12 @@ impl Machine {
         raft.tick = Duration::from_nanos(scenario.raft.tick_ns);
         raft.wal = WalOptions { segment_bytes: scenario.storage.segment_bytes, recycled_max: 2 };
         raft.peer = peer_options(scenario);
+        raft.space = SpaceOptions {
+            low_bytes: 64 << 10,
+            critical_bytes: 32 << 10,
+            ballast_bytes: 2 * scenario.storage.segment_bytes,
+            check_ticks: 5,
+        };
         raft.requests_max = 256;
         raft.checkpoint_bytes = scenario.storage.checkpoint_bytes;
         raft.snapshot_entries = scenario.storage.snapshot_entries;

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use raft::core::{Member, NodeId, RoleName, Term};
+use raft::core::{Index, LogId, Member, NodeId, RoleName, Term};
 use raft::driver::StopReason;
 use tokio::sync::mpsc;
 
@@ -23,9 +23,10 @@ pub use observer::{Then, Trigger, Watch};
 
 use crate::app::{App, View};
 use crate::clock::SimClock;
-use crate::invariants::Invariants;
+use crate::disk::Call;
+use crate::invariants::{Invariants, durability};
 use crate::network::Network;
-use crate::random::derive;
+use crate::random::{Random, derive};
 use crate::report::Failure;
 use crate::scenario::Scenario;
 use crate::time::VirtualTime;
@@ -61,6 +62,8 @@ impl World {
 pub(crate) enum Signal {
     /// The disk lost power in the middle of its calls.
     PowerLost { node: u8, start: u32 },
+    /// A node takes everything up to this entry for committed.
+    Committed { last: LogId },
     /// Something happened in its core that a crash waited for.
     Triggered { node: u8, start: u32, trigger: Trigger, candidate: Option<u8> },
     /// The process ended.
@@ -89,6 +92,8 @@ struct Shared {
     machines: Vec<Mutex<Machine>>,
     watch: Arc<Watch>,
     signals: mpsc::UnboundedSender<Signal>,
+    /// The last index whose durability was checked; `None` in worlds where it is not.
+    audited: Mutex<Option<Index>>,
     crashes: AtomicU32,
     wiped: AtomicU32,
     /// Once everything is healed: the nodes that are.
@@ -114,12 +119,14 @@ impl Cluster {
         let count = world.scenario.machines();
         let machines = (1..=count).map(|id| Mutex::new(Machine::new(&*app, &world, id))).collect();
         let watch = Arc::new(Watch::new(world.clone(), count, signals.clone()));
+        let is_audited = Random::stream(world.seed, "audit").chance(AUDITED_PER_MILLE);
         let shared = Shared {
             app,
             world,
             machines,
             watch,
             signals,
+            audited: Mutex::new(is_audited.then_some(Index::ZERO)),
             crashes: AtomicU32::new(0),
             wiped: AtomicU32::new(0),
             core: Mutex::default(),
@@ -277,6 +284,17 @@ impl Cluster {
         self.machine(node).slowness().store(factor.max(1), Ordering::Relaxed);
     }
 
+    /// Has a call to a node's disk fail, after so many of its kind. The node stops by that, and starts again after
+    /// `down_ns`.
+    pub fn fail_disk(&self, node: u8, call: Call, after_calls: u64, down_ns: u64) {
+        self.machine(node).fail_disk(call, after_calls, down_ns);
+    }
+
+    /// Leaves so many bytes on a node's disk; `None`: enough.
+    pub fn fill_disk(&self, node: u8, free_bytes: Option<u64>) {
+        self.machine(node).fill_disk(free_bytes);
+    }
+
     /// A node's clock.
     #[must_use]
     pub fn clock(&self, node: u8) -> SimClock {
@@ -326,6 +344,7 @@ impl Cluster {
         }
         for &node in core {
             self.resume(node);
+            self.machine(node).heal_disk();
             self.slow_disk(node, 1);
             let clock = self.clock(node);
             clock.thaw();
@@ -352,11 +371,25 @@ impl Cluster {
                     self.start_later(node, down_ns);
                 }
             }
+            Signal::Committed { last } => self.check_durability(last),
             Signal::Triggered { node, start, trigger, candidate } => {
                 let cluster = self.clone();
                 tokio::spawn(async move { cluster.triggered(node, start, trigger, candidate).await });
             }
             Signal::Stopped { node, start, ended } => self.on_stopped(node, start, &ended),
+        }
+    }
+
+    /// Reads all platters: what is committed is on a quorum of them. Not in every world, for that takes its time.
+    fn check_durability(&self, last: LogId) {
+        let mut audited = self.shared.audited.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(before) = audited.as_mut().filter(|before| **before < last.index) else { return };
+        *before = last.index;
+        drop(audited);
+        let invariants = &self.shared.world.invariants;
+        let holds = |id: NodeId| u8::try_from(id.0).is_ok_and(|node| self.machine(node).holds(last));
+        if let Err(failure) = durability::check(last, &invariants.configurations_in_play(), holds) {
+            invariants.fail(failure);
         }
     }
 
@@ -374,7 +407,7 @@ impl Cluster {
         if !machine.is_start(start) {
             return;
         }
-        let (off, standing) = (machine.is_off(), machine.standing());
+        let (off, standing, failed) = (machine.is_off(), machine.standing(), machine.disk_failed());
         drop(machine);
         let reason = match ended {
             Ended::DidNotStart(why) => format!("did not start: {why}"),
@@ -384,6 +417,11 @@ impl Cluster {
         self.shared.world.record(Source::Node(node), &event);
         if off {
             return self.on_signal(Signal::PowerLost { node, start });
+        }
+        if let (Some(down_ns), Standing::InUse) = (failed, standing) {
+            // As it should; and what it wrote and did not sync is of no use any more.
+            self.crash(node, false, Unsynced::Lost);
+            return self.start_later(node, down_ns);
         }
         let was_removed = match ended {
             Ended::WasAsked(_) => false,
@@ -408,6 +446,9 @@ impl Cluster {
         }
     }
 }
+
+/// In how many of 1,000 worlds the platters are read after each commit.
+const AUDITED_PER_MILLE: u32 = 300;
 
 /// A node's host in the network.
 #[must_use]

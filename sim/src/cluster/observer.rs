@@ -216,6 +216,10 @@ impl Observer for NodeObserver {
         drop(seen);
         world.record(Source::Node(self.node), &Event::Core { event });
         world.invariants.event(NodeId(u64::from(self.node)), event);
+        if let CoreEvent::Committed { last } = event {
+            // Nobody listens any more when the world ends.
+            let _ = self.watch.signals.send(Signal::Committed { last: *last });
+        }
         self.note_violation();
         self.watch.pull(self.node, self.start, event);
     }

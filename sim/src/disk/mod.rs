@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use raft::disk::{DirLock, Disk, File, OpenMode};
+use serde::{Deserialize, Serialize};
 
 use draw::Draw;
 use fate::Fate;
@@ -43,7 +44,8 @@ use tree::{FileCell, Node, Tree, lock};
 const CAPACITY_BYTES: u64 = 1 << 40;
 
 /// The kinds of call that can be made to fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Call {
     /// `File::write_at`: an unknown part of the data is written.
     Write,
@@ -156,7 +158,21 @@ impl SimDisk {
         world.fail_at = Some(world.calls + calls + 1);
     }
 
-    /// What has failed on demand so far: which call, and of which file or directory.
+    /// Makes this disk, an image of `other`, fail as that one still would.
+    pub fn inherit_failures(&self, other: &Self) {
+        let faults = other.lock().faults.clone();
+        self.lock().faults = faults;
+    }
+
+    /// Takes back all failures that have not come yet, and any bound on its size.
+    pub fn heal(&self) {
+        let mut world = self.lock();
+        world.faults.clear();
+        world.fail_at = None;
+        world.capacity = CAPACITY_BYTES;
+    }
+
+    /// What has failed so far on demand, or for want of room: which call, and of which file or directory.
     #[must_use]
     pub fn failed(&self) -> Vec<(Call, PathBuf)> {
         self.lock().failed.clone()
@@ -261,9 +277,10 @@ impl World {
     }
 
     /// Whether so many bytes more fit on the disk.
-    fn take(&self, bytes: u64) -> io::Result<()> {
+    fn take(&mut self, kind: Call, path: &Path, bytes: u64) -> io::Result<()> {
         // Counting takes time, and most disks never fill.
         if bytes > 0 && self.capacity < CAPACITY_BYTES && self.tree.bytes() + bytes > self.capacity {
+            self.failed.push((kind, path.to_owned()));
             return Err(io::ErrorKind::StorageFull.into());
         }
         Ok(())
@@ -418,7 +435,7 @@ impl File for SimFile {
         let mut world = self.disk.lock();
         let (call, fails) = world.mutating(Call::Write, &self.path)?;
         let grows = (offset + data.len() as u64).saturating_sub(lock(&self.file).len());
-        let result = if let Err(full) = world.take(grows) {
+        let result = if let Err(full) = world.take(Call::Write, &self.path, grows) {
             Err(full)
         } else if fails {
             let part = world.draw.below(data.len() as u64 + 1) as usize;
@@ -453,7 +470,7 @@ impl File for SimFile {
         self.writable()?;
         let mut world = self.disk.lock();
         let grows = len.saturating_sub(lock(&self.file).len());
-        let room = world.take(grows);
+        let room = world.take(Call::Resize, &self.path, grows);
         world.whole_or_not(Call::Resize, &self.path, |_, call| {
             room?;
             lock(&self.file).set_len(len, call);
@@ -465,7 +482,7 @@ impl File for SimFile {
         self.writable()?;
         let mut world = self.disk.lock();
         let grows = len.saturating_sub(lock(&self.file).len());
-        let room = world.take(grows);
+        let room = world.take(Call::Resize, &self.path, grows);
         world.whole_or_not(Call::Resize, &self.path, |_, call| {
             room?;
             lock(&self.file).grow(len, call);

@@ -5,6 +5,7 @@
 //! outlives the process that made it. The first rule that is broken ends the run.
 
 mod commit_monotone;
+pub mod durability;
 mod election_safety;
 mod exactly_once;
 mod leader_completeness;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::disk::Call;
 use crate::plan::{Cut, Fault, Moment, ScheduledFault, Step, Target, Turn, Voter};
 use crate::random::Random;
 use crate::scenario::{FaultKind, Scenario};
@@ -115,6 +116,7 @@ impl Draw {
             | FaultKind::Shutdown
             | FaultKind::Pause
             | FaultKind::SlowDisk => self.process(at_ns, kind),
+            FaultKind::DiskError | FaultKind::DiskFull => self.disk(at_ns, kind),
             FaultKind::LostVote => self.lost_vote(at_ns),
             FaultKind::DeposedLeader => self.deposed_leader(at_ns),
             FaultKind::ClockStep | FaultKind::ClockDrift | FaultKind::ClockFreeze => {
@@ -193,10 +195,47 @@ impl Draw {
                 self.add(at_ns, fault);
             }
             _ => {
-                let factor = *self.random.pick(&[5, 30, 200]);
+                // The last one is a disk that stands still.
+                let factor = *self.random.pick(&[5, 30, 200, 5_000]);
                 let fault = Fault::SlowDisk { node: self.target(), factor, for_ns: self.duration() };
                 self.add(at_ns, fault);
             }
+        }
+    }
+
+    fn disk(&mut self, at_ns: u64, kind: FaultKind) {
+        let node = self.target();
+        if kind == FaultKind::DiskFull {
+            // Between the marks, below the second, and nothing at all. Now and then on more than one at a time, for
+            // while a quorum has room nothing is refused.
+            let for_ns = self.duration() + 200 * MILLISECOND;
+            for _ in 0..self.random.between(1, 3) {
+                let free_bytes = *self.random.pick(&[0, 3_000, 20_000, 50_000, 90_000]);
+                let node = self.target();
+                self.add(at_ns, Fault::DiskFull { node, free_bytes, for_ns });
+            }
+            return;
+        }
+        let call = *self.random.pick(&[
+            Call::Write,
+            Call::Write,
+            Call::SyncData,
+            Call::SyncData,
+            Call::SyncData,
+            Call::Resize,
+            Call::Name,
+            Call::SyncDir,
+            Call::Read,
+        ]);
+        let after_calls = self.random.exponential(6);
+        let fault = Fault::DiskFails { node, call, after_calls, down_ns: self.down() };
+        self.add(at_ns, fault);
+        if call == Call::Read {
+            // There is nothing to read but at a start.
+            let (down_ns, at_ns) = (self.down(), at_ns + MILLISECOND);
+            let fault =
+                Fault::Crash { node, down_ns, silent: false, keeps_unsynced: true, again_after_calls: 0 };
+            self.add(at_ns, fault);
         }
     }
 

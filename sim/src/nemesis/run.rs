@@ -129,6 +129,8 @@ impl Nemesis {
             | Fault::SlowLinks { node, .. }
             | Fault::Loss { node, .. }
             | Fault::SlowDisk { node, .. }
+            | Fault::DiskFails { node, .. }
+            | Fault::DiskFull { node, .. }
             | Fault::ClockStep { node, .. }
             | Fault::ClockDrift { node, .. }
             | Fault::ClockFreeze { node, .. }
@@ -159,7 +161,9 @@ impl Nemesis {
             | Fault::Shutdown { .. }
             | Fault::PowerCut { .. }
             | Fault::Pause { .. }
-            | Fault::SlowDisk { .. } => self.process(node, fault),
+            | Fault::SlowDisk { .. }
+            | Fault::DiskFails { .. }
+            | Fault::DiskFull { .. } => self.process(node, fault),
             Fault::Cut { .. } | Fault::Reset { .. } | Fault::SlowLinks { .. } | Fault::Loss { .. } => {
                 self.network(node, fault)
             }
@@ -240,6 +244,14 @@ impl Nemesis {
                         cluster.resume(node);
                     }
                 })
+            }
+            Fault::DiskFails { call, after_calls, down_ns, .. } => {
+                cluster.fail_disk(node, call, after_calls, down_ns);
+                None
+            }
+            Fault::DiskFull { free_bytes, for_ns, .. } => {
+                cluster.fill_disk(node, Some(free_bytes));
+                Undo::after(for_ns, move |cluster| cluster.fill_disk(node, None))
             }
             Fault::SlowDisk { factor, for_ns, .. } => {
                 cluster.slow_disk(node, factor);

@@ -12,6 +12,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk::Call;
+
 use crate::scenario::{Fixed, Scenario};
 
 /// The version of the form that plans are saved in.
@@ -195,6 +197,26 @@ pub enum Fault {
         node: Target,
         /// This many times slower.
         factor: u32,
+        /// For how long.
+        for_ns: u64,
+    },
+    /// A call to a node's disk fails. The node stops by that.
+    DiskFails {
+        /// Which node.
+        node: Target,
+        /// Which kind of call.
+        call: Call,
+        /// After so many of them that succeed.
+        after_calls: u64,
+        /// How long the node is down then.
+        down_ns: u64,
+    },
+    /// Something else takes nearly all that is left of a node's disk.
+    DiskFull {
+        /// Which node.
+        node: Target,
+        /// What is left.
+        free_bytes: u64,
         /// For how long.
         for_ns: u64,
     },
@@ -605,6 +627,8 @@ impl Fault {
             | Self::SlowLinks { node, .. }
             | Self::Loss { node, .. }
             | Self::SlowDisk { node, .. }
+            | Self::DiskFails { node, .. }
+            | Self::DiskFull { node, .. }
             | Self::ClockStep { node, .. }
             | Self::ClockDrift { node, .. }
             | Self::ClockFreeze { node, .. }

@@ -103,6 +103,12 @@ impl fmt::Display for Fault {
             Self::SlowDisk { node, factor, for_ns } => {
                 write!(f, "disk of {node} {factor} times slower for {}", Millis(*for_ns))
             }
+            Self::DiskFails { node, call, after_calls, down_ns } => {
+                write!(f, "disk of {node} fails a {call:?} after {after_calls}, down {}", Millis(*down_ns))
+            }
+            Self::DiskFull { node, free_bytes, for_ns } => {
+                write!(f, "disk of {node} has {free_bytes} bytes left for {}", Millis(*for_ns))
+            }
             Self::ClockStep { node, by_ns } => write!(f, "clock of {node} jumps ahead {}", Millis(*by_ns)),
             Self::ClockDrift { node, ppm } => write!(f, "clock of {node} drifts by {ppm} ppm"),
             Self::ClockFreeze { node, for_ns } => {

@@ -7,5 +7,6 @@
 
 mod crashes;
 mod fail_stop;
+mod full_disk;
 mod list;
 mod world;

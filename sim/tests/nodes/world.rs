@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use raft::blocking::{Blocking, Job, Lane};
 use raft::clock::{Clock, RealClock};
-use raft::core::{Config, Member, NodeId};
+use raft::core::{Config, Growth, Member, NodeId};
 use raft::disk::SharedDisk;
 use raft::driver::{
     self, NodeOptions, ProposeError, RaftHandle, Seams, SpaceOptions, StartError, StopReason,
@@ -66,7 +66,7 @@ pub fn options() -> NodeOptions {
 /// What a life of the node came to.
 #[derive(Debug)]
 pub enum End {
-    DidNotStart(#[expect(dead_code, reason = "it is shown")] StartError),
+    DidNotStart(StartError),
     /// It stopped by itself.
     Stopped(Arc<StopReason>),
     /// It did all that it was asked.
@@ -102,14 +102,56 @@ pub fn live_as(disk: &SimDisk, options: NodeOptions, from: u64, count: u64) -> L
     })
 }
 
-async fn run(disk: &SimDisk, options: NodeOptions, from: u64, count: u64) -> Life {
-    let shared: SharedDisk = Arc::new(disk.clone());
-    let seams = Seams {
+/// Starts a node on `disk`, does `what` with it, and stops it in order.
+pub fn with_node<T>(
+    disk: &SimDisk,
+    options: NodeOptions,
+    what: impl AsyncFnOnce(&RaftHandle<usize>) -> T,
+) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let life = async {
+            let shared: SharedDisk = Arc::new(disk.clone());
+            let open = move || ListMachine::open(shared, dir());
+            let node = driver::start(options, seams(disk), open).await.unwrap();
+            let result = what(&node).await;
+            assert_eq!(*node.shutdown().await, StopReason::Shutdown);
+            result
+        };
+        raft::clock::timeout(&RealClock, PATIENCE, life).await.unwrap_or_else(|_| panic!("it does not end"))
+    })
+}
+
+/// Proposes until the node has an answer that is more than that it does not lead yet.
+pub async fn propose(node: &RaftHandle<usize>, number: u64, growth: Growth) -> Result<usize, ProposeError> {
+    loop {
+        let answer = match node.propose_start(item(number), growth) {
+            Ok(answer) => answer.await.unwrap_or(Err(ProposeError::Stopped)),
+            Err(error) => Err(error),
+        };
+        match answer {
+            Err(ProposeError::NotLeader { .. } | ProposeError::Overloaded) => {}
+            answer => return answer,
+        }
+        pause(Duration::from_micros(500)).await;
+    }
+}
+
+pub async fn pause(length: Duration) {
+    RealClock.sleep_until(RealClock.now() + length).await;
+}
+
+fn seams(disk: &SimDisk) -> Seams {
+    Seams {
         clock: Arc::new(RealClock),
         net: Arc::new(raft::net::RealNet),
-        disk: Arc::clone(&shared),
+        disk: Arc::new(disk.clone()),
         blocking: Arc::new(Inline),
-    };
+    }
+}
+
+async fn run(disk: &SimDisk, options: NodeOptions, from: u64, count: u64) -> Life {
+    let shared: SharedDisk = Arc::new(disk.clone());
     let found = Arc::new(Mutex::new(Vec::new()));
     let mut life = Life {
         end: End::WasStopped(Arc::new(StopReason::Shutdown)),
@@ -123,7 +165,7 @@ async fn run(disk: &SimDisk, options: NodeOptions, from: u64, count: u64) -> Lif
         *opened.lock().unwrap() = numbers(&machine);
         Ok(machine)
     };
-    let node = match driver::start(options, seams, open).await {
+    let node = match driver::start(options, seams(disk), open).await {
         Ok(node) => node,
         Err(error) => {
             life.end = End::DidNotStart(error);
@@ -145,25 +187,15 @@ async fn run(disk: &SimDisk, options: NodeOptions, from: u64, count: u64) -> Lif
 
 async fn work(node: &RaftHandle<usize>, life: &mut Life, from: u64, count: u64) {
     for number in from..from + count {
-        loop {
-            match node.propose(item(number)).await {
-                Ok(_) => {
-                    life.acknowledged.push(number);
-                    break;
-                }
-                Err(ProposeError::NotLeader { .. } | ProposeError::Overloaded) => {}
-                Err(ProposeError::NoSpace { .. }) => {
-                    life.refused += 1;
-                    break;
-                }
-                // The event loop says why.
-                Err(_) => return std::future::pending().await,
-            }
-            RealClock.sleep_until(RealClock.now() + Duration::from_micros(500)).await;
+        match propose(node, number, Growth::Grows).await {
+            Ok(_) => life.acknowledged.push(number),
+            Err(ProposeError::NoSpace { .. }) => life.refused += 1,
+            // The event loop says why.
+            Err(_) => return std::future::pending().await,
         }
     }
     // The idle log writes down how far it is durable.
-    RealClock.sleep_until(RealClock.now() + Duration::from_millis(4)).await;
+    pause(Duration::from_millis(4)).await;
 }
 
 /// The numbers of all items that a node finds on `disk`, once it has applied its log; the disk itself stays as it is.
