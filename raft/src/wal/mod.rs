@@ -243,7 +243,8 @@ impl Wal {
         Self::open_if(disk, dir, identity, options, |_| true)
     }
 
-    /// Opens the log like [`open`](Self::open), but one that is damaged only if `may_cut`: else it is left as it is.
+    /// Opens the log like [`open`](Self::open), but one that is damaged only if `may_cut`, which is told up to where
+    /// entries are lost, if any are: else it is left as it is.
     ///
     /// # Errors
     /// As for [`open`](Self::open); and [`WalError::Corrupt`] if the log is damaged and may not be cut.
@@ -252,7 +253,7 @@ impl Wal {
         dir: &Path,
         identity: WalIdentity,
         options: WalOptions,
-        may_cut: impl FnOnce(&Fault) -> bool,
+        may_cut: impl FnOnce(Option<LogId>) -> bool,
     ) -> Result<(Self, Recovered), WalError> {
         let missing = || WalError::Missing { dir: dir.to_owned() };
         if !disk.exists(dir).during("look for", dir)? {
@@ -261,7 +262,7 @@ impl Wal {
         let (folder, found) = Folder::open(disk, dir, identity, options)?;
         let survey = recovery::survey(folder.identity, found)?.ok_or_else(missing)?;
         if let End::Damaged { fault, .. } = &survey.end
-            && !may_cut(fault)
+            && !may_cut(survey.standing.damage)
         {
             return Err(fault.clone().into());
         }
