@@ -141,7 +141,17 @@ fn a_bad_message_is_an_error_and_leaves_no_trace() {
         ),
         (
             leader(),
-            message(2, 1, 1, MessageBody::HeartbeatResponse { round: 1, leased: false, damaged: false }),
+            message(
+                2,
+                1,
+                1,
+                MessageBody::HeartbeatResponse {
+                    round: 1,
+                    leased: false,
+                    space: Space::Ample,
+                    damaged: false,
+                },
+            ),
             StepError::RoundNotBegun(1),
         ),
     ];

@@ -15,6 +15,7 @@ pub mod disk;
 pub mod healing;
 pub mod history;
 pub mod invariants;
+pub mod marks;
 pub mod nemesis;
 #[cfg(madsim)]
 pub mod network;
@@ -26,6 +27,7 @@ pub mod random;
 pub mod report;
 pub mod runner;
 pub mod scenario;
+pub mod shrink;
 #[cfg(madsim)]
 pub mod simulation;
 #[cfg(madsim)]

@@ -21,6 +21,7 @@ impl Raft {
         commit: Index,
     ) {
         if self.is_behind_with_apply() {
+            crate::sometimes!("apply/holds-an-append-back");
             return;
         }
         let reaches = Index(prev.index.0 + entries.len() as u64);
@@ -28,6 +29,7 @@ impl Raft {
         // and cannot be compared.
         let is_known = prev.index <= self.shared.commit && !crate::mutant!("prev-compacted");
         if !is_known && !self.shared.log.matches(prev) {
+            crate::sometimes!("replication/refuses-an-append");
             let hint = self.shared.log.last_within(prev);
             let damaged = self.is_damaged();
             let rejected = MessageBody::AppendRejected { prev_index: prev.index, hint, damaged };
@@ -48,7 +50,10 @@ impl Raft {
         let prev = self.shared.log.prev().index;
         for entry in entries {
             match self.shared.log.term_at(entry.index) {
-                None if entry.index < prev => continue,
+                None if entry.index < prev => {
+                    crate::sometimes!("replication/append-reaches-behind-the-snapshot");
+                    continue;
+                }
                 Some(term) if term == entry.term => continue,
                 Some(term) => {
                     let LogId { term: sent, index } = entry.log_id();
@@ -56,6 +61,7 @@ impl Raft {
                         index > commit,
                         "the leader's entry {index} is of term {sent}, here it is of term {term} and committed"
                     );
+                    crate::sometimes!("replication/cuts-a-conflict");
                     self.shared.truncate(index);
                 }
                 None => {}
@@ -76,7 +82,7 @@ impl Raft {
     pub(super) fn on_heartbeat(&mut self, from: NodeId, commit: Index, round: u64, lease: bool) {
         self.shared.commit_to(self.believed_commit(commit));
         let leased = lease && self.promise_lease();
-        let damaged = self.is_damaged();
-        self.shared.respond(from, MessageBody::HeartbeatResponse { round, leased, damaged });
+        let (space, damaged) = (self.shared.space, self.is_damaged());
+        self.shared.respond(from, MessageBody::HeartbeatResponse { round, leased, space, damaged });
     }
 }

@@ -63,6 +63,7 @@ impl Raft {
         assert!(number <= newest, "persisted {number:?}, but the newest Ready is {newest:?}");
         while let Some(write) = shared.writes.pop_front_if(|write| write.number <= number) {
             if let Some(hard_state) = write.hard_state {
+                crate::sometimes!("durability/hard-state");
                 shared.hard_state_durable = hard_state;
             }
             if let Some(last) = write.last {

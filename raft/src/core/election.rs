@@ -67,6 +67,7 @@ impl Raft {
     /// The leader asked this node to take over (§3.10): no pre-vote, as the voters are to forget that they hear it.
     pub(super) fn on_timeout_now(&mut self) {
         if self.may_campaign() {
+            crate::sometimes!("transfer/asked-to-stand");
             self.begin_election(true);
         }
     }
@@ -159,7 +160,10 @@ impl Raft {
         match result {
             VoteResult::Won if is_real => self.become_leader(),
             VoteResult::Won => self.begin_election(false),
-            VoteResult::Lost => self.become_follower(self.shared.term(), None),
+            VoteResult::Lost => {
+                crate::sometimes!("election/lost");
+                self.become_follower(self.shared.term(), None);
+            }
             VoteResult::Pending => {}
         }
     }
@@ -204,6 +208,7 @@ impl Raft {
         let is_bound = self.shared.clock.is_bound() && !leadership_transfer;
         let granted = is_free && !is_bound && self.is_up_to_date(last) && !self.is_mute();
         if !granted {
+            crate::sometimes!("election/refuses-a-vote");
             self.shared.respond(from, MessageBody::VoteResponse { granted });
             return;
         }
@@ -214,7 +219,10 @@ impl Raft {
         match &mut self.role {
             Role::Follower(follower) if follower.leader.is_none() => follower.timer.elapsed = 0,
             // It has found someone to vote for, so it no longer stands itself.
-            Role::PreCandidate(_) => self.become_follower(term, None),
+            Role::PreCandidate(_) => {
+                crate::sometimes!("election/votes-instead-of-standing");
+                self.become_follower(term, None);
+            }
             _ => {}
         }
         if crate::mutant!("vote-nosync") {
@@ -284,6 +292,7 @@ impl Raft {
             peer == id || leader.progress.get(&peer).is_some_and(|progress| progress.silent_ticks < patience)
         };
         if !quorum::agrees(self.shared.configurations.current(), is_heard) {
+            crate::sometimes!("election/leader-hears-no-quorum");
             self.become_follower(self.shared.term(), None);
         }
     }

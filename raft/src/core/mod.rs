@@ -21,6 +21,7 @@
 //! | `transfer` | handing the leadership over (§3.10): on request, when removed, when the disk stalls |
 //! | `read_index` | linearizable reads without the log, on any member (§6.4) |
 //! | `lease` | reads without asking, within a bound on the drift of clocks (§6.4.1) |
+//! | `space` | what is refused while a quorum is short of room on its disks |
 //! | `install` | snapshots for followers behind the compaction point (§5.3) |
 //! | `damage` | a node whose disk lost what it had acknowledged votes as if it had not (§3.6.1) |
 //! | `durability` | [`Ready`] out, [`Raft::persisted`] back: nothing counts before it is on disk (§3.8, §10.2.1) |
@@ -140,6 +141,7 @@ mod replication;
 mod rng;
 mod role;
 mod shared;
+mod space;
 mod status;
 mod step;
 mod transfer;
@@ -156,6 +158,7 @@ pub use error::{ProposeError, ReadIndexError, StepError};
 pub use message::*;
 pub use progress::ProgressState;
 pub use ready::*;
+pub use space::{Growth, Space};
 pub use status::{PeerStatus, Status};
 pub use types::*;
 
@@ -206,6 +209,7 @@ impl Raft {
             clock: Clock::new(lease_ms_max),
             connected: BTreeSet::new(),
             next_question,
+            space: Space::Ample,
             ready_number: ReadyNumber(0),
             writes: VecDeque::new(),
             outbox: Outbox::default(),
@@ -231,12 +235,21 @@ impl Raft {
     }
 
     /// Appends a command to the log, if this node leads. It is committed once an entry of this very id comes out
-    /// in [`Ready::committed`]; if another entry comes at its index, it never will be.
+    /// in [`Ready::committed`]; if another entry comes at its index, it never will be. The command is taken for one
+    /// that may make the state grow.
     ///
     /// # Errors
     /// Not the leader, or no room: nothing was appended.
     pub fn propose(&mut self, command: Bytes) -> Result<LogId, ProposeError> {
-        self.input(|raft| raft.on_propose(command))
+        self.propose_as(command, Growth::Grows)
+    }
+
+    /// [`propose`](Self::propose), of a command of which it is known what it does to the size of the state.
+    ///
+    /// # Errors
+    /// As those of [`propose`](Self::propose).
+    pub fn propose_as(&mut self, command: Bytes, growth: Growth) -> Result<LogId, ProposeError> {
+        self.input(|raft| raft.on_propose(command, growth))
     }
 
     /// Begins a change of membership, if this node leads: several members at once, through a joint configuration if

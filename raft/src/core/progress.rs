@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 
+use super::space::Space;
 use super::types::{Index, LogId};
 
 /// The appends on their way to one follower.
@@ -96,6 +97,8 @@ pub(super) struct Progress {
     pub(super) leased_round: u64,
     /// The commit index last sent, as far as the follower could use it.
     told_commit: Index,
+    /// How much room it said that its disk has; enough, until it has said anything.
+    pub(super) space: Space,
 }
 
 impl Progress {
@@ -112,6 +115,7 @@ impl Progress {
             acked_round: 0,
             leased_round: 0,
             told_commit: Index::ZERO,
+            space: Space::Ample,
         }
     }
 
@@ -197,6 +201,14 @@ impl Progress {
                 self.append_due = true;
             }
             ProgressState::Probe | ProgressState::Snapshot => {}
+        }
+    }
+
+    /// The answer to the heartbeat of `round` told how much room there is. An older answer, which comes late, tells
+    /// nothing any more.
+    pub(super) fn told_space(&mut self, round: u64, space: Space) {
+        if round > 0 && round >= self.acked_round {
+            self.space = if crate::mutant!("nospace-sticky") { space.max(self.space) } else { space };
         }
     }
 

@@ -10,6 +10,7 @@ use super::message::{Message, MessageBody};
 use super::ready::{Event, ReadState, ReadyNumber};
 use super::rng::Rng;
 use super::role::Timer;
+use super::space::Space;
 use super::types::{Entry, HardState, Index, LogId, NodeId, SnapshotMeta, Term};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +41,8 @@ pub(super) struct Shared {
     /// The number of the next question to a leader. It begins at a random place at each start, so that the answer to
     /// a question of an earlier life is not taken for one to a question of this life.
     pub(super) next_question: u64,
+    /// How much room the disk has, as far as this node was told.
+    pub(super) space: Space,
 }
 
 /// What will be durable when a Ready is.

@@ -4,6 +4,7 @@ use super::Raft;
 use super::progress::ProgressState;
 use super::ready::RoleName;
 use super::role::Role;
+use super::space::Space;
 use super::types::{Index, LogId, NodeId, Term};
 
 /// A picture of a core at one moment.
@@ -40,6 +41,8 @@ pub struct Status {
     pub transfer: Option<NodeId>,
     /// Whether this leader may answer reads without asking, as of the time last observed.
     pub has_lease: bool,
+    /// How much room the disk has, as far as the core was told.
+    pub space: Space,
     /// What a leader knows of each other member, and of those who still have to learn that they are none; empty in
     /// other roles.
     pub peers: Vec<PeerStatus>,
@@ -63,6 +66,8 @@ pub struct PeerStatus {
     pub inflight_bytes: u64,
     /// Ticks since it last answered.
     pub silent_ticks: u32,
+    /// How much room it last said that its disk has.
+    pub space: Space,
     /// It is no member any more, and is still to learn that.
     pub is_leaving: bool,
 }
@@ -82,6 +87,7 @@ impl Raft {
                     inflight_messages: progress.inflights.len(),
                     inflight_bytes: progress.inflights.bytes(),
                     silent_ticks: progress.silent_ticks,
+                    space: progress.space,
                     is_leaving: leader.leaving.contains_key(&id),
                 });
                 (peers.collect(), leader.reads.pending.len())
@@ -109,6 +115,7 @@ impl Raft {
             configuration_index: shared.configurations.newest().0,
             transfer,
             has_lease: self.has_lease(),
+            space: shared.space,
             peers,
         }
     }

@@ -8,6 +8,7 @@ use super::Raft;
 use super::error::StepError;
 use super::message::{Message, MessageBody};
 use super::role::Role;
+use super::space::Space;
 use super::types::{Entry, Index, LogId, NodeId, Payload, SnapshotMeta, Term};
 
 /// Terms and indexes above this are nonsense; below it, counting on cannot overflow.
@@ -111,6 +112,7 @@ impl Raft {
             return true;
         }
         if message.term < term {
+            crate::sometimes!("election/hears-of-an-earlier-term");
             self.teach(message);
             let is_vote = matches!(message.body, MessageBody::VoteResponse { .. });
             return matches!(message.body, MessageBody::PreVoteResponse { .. })
@@ -121,6 +123,7 @@ impl Raft {
         }
         let is_own_will = matches!(message.body, MessageBody::RequestVote { leadership_transfer: false, .. });
         if is_own_will && (self.hears_leader() || self.shared.clock.is_bound()) {
+            crate::sometimes!("election/keeps-its-leader");
             return false;
         }
         if crate::mutant!("prevote-term") && matches!(message.body, MessageBody::PreVoteResponse { .. }) {
@@ -139,10 +142,9 @@ impl Raft {
     fn teach(&mut self, message: &Message) {
         let is_request = matches!(message.body, MessageBody::RequestVote { .. });
         if is_request || message.body.comes_from_leader() {
-            self.shared.respond(
-                message.from,
-                MessageBody::HeartbeatResponse { round: 0, leased: false, damaged: false },
-            );
+            let space = Space::Ample;
+            let body = MessageBody::HeartbeatResponse { round: 0, leased: false, space, damaged: false };
+            self.shared.respond(message.from, body);
         }
     }
 
@@ -169,8 +171,8 @@ impl Raft {
                 self.on_append_rejected(from, prev_index, hint, damaged);
             }
             MessageBody::Heartbeat { commit, round, lease } => self.on_heartbeat(from, commit, round, lease),
-            MessageBody::HeartbeatResponse { round, leased, damaged } => {
-                self.on_heartbeat_response(from, round, leased, damaged);
+            MessageBody::HeartbeatResponse { round, leased, space, damaged } => {
+                self.on_heartbeat_response(from, round, leased, space, damaged);
             }
             MessageBody::InstallSnapshot { meta } => self.on_install_snapshot(from, meta),
             MessageBody::TimeoutNow => self.on_timeout_now(),

@@ -12,20 +12,20 @@
 //! 6. Make the core, connect to the peers, run.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::blocking::Lane;
-use crate::core::{Boot, Configuration, Index, LogId, NodeId, Raft, Term};
+use crate::core::{Boot, Configuration, Entry, Index, LogId, Raft, Term};
 use crate::disk::{DirLock, SharedDisk};
 use crate::formation::{self, FormationConfig, FormationError};
 use crate::identity::{self, Identity, IdentityError};
 use crate::net::Listener;
 use crate::snapshot::{SnapshotDir, SnapshotError};
 use crate::state_machine::{StateMachine, StateMachineError};
-use crate::transport::{Transport, TransportConfig};
+use crate::transport::{PeerOptions, Transport, TransportConfig};
 use crate::wal::{Fault, Recovered, Wal, WalError, WalIdentity};
 
 use super::apply_lane::{ApplyLane, install_file};
@@ -35,6 +35,7 @@ use super::log_lane::LogLane;
 use super::membership;
 use super::options::{NodeOptions, Seams};
 use super::snapshots::Snapshots;
+use super::space::{self, SpaceWatch};
 
 /// Why a node did not start. Each message names the thing and the mend.
 #[derive(Debug, thiserror::Error)]
@@ -123,10 +124,13 @@ where
     if !options.members.contains_key(&id) {
         return Err(StartError::Options(format!("node {id} is not in its own list of members")));
     }
+    if let Some(flaw) = options.space.flaw(options.wal.segment_bytes) {
+        return Err(StartError::Options(flaw));
+    }
     let wal_lane = seams.blocking.lane("wal");
     let (lock, identity) = {
-        let (disk, dir, seed) = (Arc::clone(&seams.disk), options.data_dir.clone(), options.core.seed);
-        on_lane(&wal_lane, move || open_identity(&disk, &dir, id, seed)).await?
+        let (disk, options) = (Arc::clone(&seams.disk), options.clone());
+        on_lane(&wal_lane, move || open_identity(&disk, &options)).await?
     };
     let mut listener = seams
         .net
@@ -186,6 +190,7 @@ fn open_storage<S: StateMachine>(
     let (wal, recovered) = Wal::open_if(Arc::clone(disk), &logs, wal_identity, options.wal, may_cut)?;
     tell_damage(&recovered);
     if recovered.torn_bytes > 0 {
+        crate::sometimes!("wal/torn-tail");
         tracing::info!(bytes = recovered.torn_bytes, "cut the torn tail of the log; nobody was told of it");
     }
     let snapshots = Arc::new(SnapshotDir::open(Arc::clone(disk), &snapshots, cluster)?);
@@ -244,7 +249,7 @@ struct Ready<S> {
 /// Sets the event loop going.
 fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
     let Ready { options, seams, lock, listener, identity, wal_lane, opened, formed, raft } = ready;
-    let Opened { machine, wal, snapshots, .. } = opened;
+    let Opened { machine, wal, recovered, snapshots } = opened;
     let addresses: BTreeMap<_, _> =
         options.members.iter().map(|(&id, member)| (id, member.address.clone())).collect();
     let outside = Outside {
@@ -263,7 +268,7 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
             configuration: raft.configuration().clone(),
             overrides: addresses.clone(),
             snapshots: Arc::clone(&snapshots),
-            options: options.peer.clone(),
+            options: PeerOptions { free_bytes_min: options.space.critical_bytes, ..options.peer.clone() },
             seed: options.core.seed,
         },
         listener,
@@ -283,6 +288,14 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
             Arc::clone(&snapshots),
             options.snapshot_entries,
             options.snapshot_log_bytes,
+        )
+        .recovered(recovered.entries.iter().map(Entry::size_bytes).sum()),
+        space: SpaceWatch::new(
+            seams.blocking.lane("space"),
+            Arc::clone(&seams.disk),
+            options.data_dir.clone(),
+            options.space,
+            completed.clone(),
         ),
         apply: ApplyLane::new(&seams.blocking, machine, snapshots, formed, completed),
         clock: seams.clock,
@@ -325,19 +338,16 @@ async fn on_lane<T: Send + 'static>(lane: &Arc<dyn Lane>, job: impl FnOnce() -> 
 }
 
 /// Takes the directory for this process, and reads or draws the identity.
-fn open_identity(
-    disk: &SharedDisk,
-    dir: &Path,
-    id: NodeId,
-    seed: u64,
-) -> Result<(DirLock, Identity), StartError> {
+fn open_identity(disk: &SharedDisk, options: &NodeOptions) -> Result<(DirLock, Identity), StartError> {
+    let dir = options.data_dir.as_path();
     let at = |source| StartError::DataDir { path: dir.to_owned(), source };
     disk.create_dir_all(dir).map_err(at)?;
     let lock = disk.lock_dir(dir).map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => StartError::Locked { path: dir.to_owned() },
         _ => at(error),
     })?;
-    Ok((lock, identity::open(disk.as_ref(), dir, id, seed)?))
+    space::release_if_low(disk.as_ref(), dir, &options.space).map_err(at)?;
+    Ok((lock, identity::open(disk.as_ref(), dir, options.core.id, options.core.seed)?))
 }
 
 /// Brings store and log together after a crash at any moment.
@@ -354,11 +364,13 @@ fn reconcile<S: StateMachine>(opened: &mut Opened<S>) -> Result<(), StartError> 
         let file = opened.snapshots.newest().filter(|file| file.meta.last.index >= log.index);
         let Some(file) = file else { return Err(StartError::StoreBehindLog { store, log }) };
         tracing::warn!(%store, %log, snapshot = %file.meta.last, "the store is behind the log: rebuilding it");
+        crate::sometimes!("boot/store-rebuilt");
         install_file(&mut opened.machine, &opened.snapshots, &file).map_err(StartError::Rebuild)?;
     }
     let store = opened.machine.applied().last;
     if term_at(&opened.recovered, store.index) != Some(store.term) {
         tracing::info!(%store, "the log does not have the last entry of the state: beginning it anew behind that");
+        crate::sometimes!("boot/log-begun-anew");
         opened.wal.reset(store)?;
         opened.recovered.prev = store;
         opened.recovered.entries.clear();

@@ -303,6 +303,7 @@ impl Wal {
         standing: Standing,
     ) -> Result<(Vec<Segment>, Tail), WalError> {
         for segment in dead.iter().rev() {
+            crate::sometimes!("wal/dead-segment-at-recovery");
             folder.retire(segment)?;
         }
         let OpenEnd { newest, bytes, scan, .. } = end;
@@ -378,6 +379,7 @@ impl Wal {
         }
         let prev = self.prev();
         assert!(from > prev.index, "a cut from {from} on would reach behind {prev}, where the log begins");
+        crate::sometimes!("wal/cut");
         let keep = LogId { term: self.terms.at(from.prev()), index: from.prev() };
         self.begin_segment(keep, 0, false)
     }
@@ -386,6 +388,7 @@ impl Wal {
         if self.tail.has_room(record_bytes) {
             return Ok(());
         }
+        crate::sometimes!("wal/segment-full");
         self.begin_segment(self.last(), Tail::segment_bytes_for(record_bytes), false)
     }
 
@@ -476,6 +479,7 @@ impl Wal {
         for i in 0..unneeded {
             let at = if mutant!("trunc-order") { unneeded - 1 - i } else { 0 };
             if let Some(segment) = self.segments.remove(at) {
+                crate::sometimes!("wal/segment-compacted");
                 self.folder.retire(&segment)?;
             }
         }
@@ -494,6 +498,7 @@ impl Wal {
             if wal.prev() == prev && wal.last() == prev {
                 return wal.tail.sync();
             }
+            crate::sometimes!("wal/begun-anew");
             wal.begin_segment(prev, 0, true)
         })
     }

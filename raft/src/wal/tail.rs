@@ -93,6 +93,7 @@ impl Tail {
             self.file.write_at(all.unwrap_or_default(), HEADER_BYTES).during("write", &self.path)?;
         }
         if !again.is_empty() {
+            crate::sometimes!("wal/written-again-at-recovery");
             self.file.write_at(again, self.synced).during("write", &self.path)?;
         }
         self.sync()?;

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use raft::core::{Configuration, Entry, Event, Message, MessageBody, Payload, ReadState, Ready, Status};
+use raft::core::{
+    Configuration, Entry, Event, Message, MessageBody, Payload, ReadState, Ready, Space, Status,
+};
 
 /// One line a message; one that goes to several nodes is written once.
 pub(crate) fn messages(messages: &[Message], note: &str) -> String {
@@ -49,10 +51,11 @@ pub(crate) fn body(body: &MessageBody) -> String {
             let asks = if *lease { " lease" } else { "" };
             format!("{name} commit={commit} round={round}{asks}")
         }
-        MessageBody::HeartbeatResponse { round, leased, damaged } => {
+        MessageBody::HeartbeatResponse { round, leased, space, damaged } => {
             let promises = if *leased { " leased" } else { "" };
+            let room = if *space == Space::Ample { String::new() } else { format!(" space={space:?}") };
             let lost = if *damaged { " damaged" } else { "" };
-            format!("{name} round={round}{promises}{lost}")
+            format!("{name} round={round}{promises}{room}{lost}")
         }
         MessageBody::InstallSnapshot { meta } => format!("{name} last={}", meta.last),
         // The number of the question is a random one.

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use raft::core::{
-    Change, Config, Configuration, Index, Lease, Member, Message, MessageBody, NodeId, Raft, SnapshotMeta,
-    SnapshotOutcome,
+    Change, Config, Configuration, Growth, Index, Lease, Member, Message, MessageBody, NodeId, Raft,
+    SnapshotMeta, SnapshotOutcome, Space,
 };
 
 use crate::common::{Machine, Node};
@@ -62,6 +62,15 @@ fn change(word: &str) -> Change {
         }
         "lease" => Change::SetLease(lease(rest)),
         _ => panic!("`{word}` is no change"),
+    }
+}
+
+fn space(word: &str) -> Space {
+    match word {
+        "ample" => Space::Ample,
+        "low" => Space::Low,
+        "critical" => Space::Critical,
+        _ => panic!("`{word}` is no amount of room"),
     }
 }
 
@@ -214,6 +223,14 @@ impl Story {
             ("propose", text) => {
                 let answer = self.raft(id).propose(Bytes::from(text.join(" ")));
                 return answer.map_or_else(|error| format!("{id} refuses: {error}\n"), |_| String::new());
+            }
+            ("free", text) => {
+                let answer = self.raft(id).propose_as(Bytes::from(text.join(" ")), Growth::Frees);
+                return answer.map_or_else(|error| format!("{id} refuses: {error}\n"), |_| String::new());
+            }
+            ("space", [word]) => self.raft(id).report_space(space(word)),
+            ("without_room", []) => {
+                return format!("without room: {:?}\n", self.raft(id).without_room(Growth::Grows));
             }
             ("read", [context]) => {
                 let answer = self.raft(id).read_index(number(context));
