@@ -99,6 +99,12 @@ pub(crate) struct Limits {
     pub(crate) cache_bytes: u64,
     /// The size of a log segment.
     pub(crate) segment_bytes: u64,
+    /// Below so many free bytes on the disk, writes are refused once too few other voters have more.
+    pub(crate) free_low_bytes: u64,
+    /// Below so many, deletes and compaction too.
+    pub(crate) free_critical_bytes: u64,
+    /// What is kept in reserve, so that a node whose disk was full can start.
+    pub(crate) ballast_bytes: u64,
 }
 
 impl Default for Limits {
@@ -116,6 +122,9 @@ impl Default for Limits {
             snapshot_bytes_per_second: 128 * MIB,
             cache_bytes: 64 * MIB,
             segment_bytes: 64 * MIB,
+            free_low_bytes: 256 * MIB,
+            free_critical_bytes: 128 * MIB,
+            ballast_bytes: 64 * MIB,
         }
     }
 }
@@ -283,6 +292,18 @@ impl NodeConfig {
         if segment_bytes < 2 * request_bytes || segment_bytes > 1 << 30 {
             return wrong(format!(
                 "limits.segment_bytes is {segment_bytes}; it must be between twice limits.request_bytes and 1073741824"
+            ));
+        }
+        let Limits { free_low_bytes, free_critical_bytes, .. } = self.limits;
+        if free_low_bytes > 0 && free_low_bytes < segment_bytes {
+            return wrong(format!(
+                "limits.free_low_bytes is {free_low_bytes}; it must not be below limits.segment_bytes ({segment_bytes})"
+            ));
+        }
+        if free_critical_bytes > free_low_bytes {
+            return wrong(format!(
+                "limits.free_critical_bytes is {free_critical_bytes}; it must not be above limits.free_low_bytes \
+                 ({free_low_bytes})"
             ));
         }
         let counts = [
@@ -464,6 +485,11 @@ client = "10.0.0.2:23800"
             (&format!("{GOOD}[limits]\nrequest_bytes = 1\n"), "limits.request_bytes is 1"),
             (&format!("{GOOD}[limits]\nsegment_bytes = 4096\n"), "limits.segment_bytes is 4096"),
             (&format!("{GOOD}[limits]\nreads = 0\n"), "limits.reads must be at least 1"),
+            (&format!("{GOOD}[limits]\nfree_low_bytes = 1\n"), "limits.free_low_bytes is 1;"),
+            (
+                &format!("{GOOD}[limits]\nfree_critical_bytes = 268435457\n"),
+                "limits.free_critical_bytes is 268435457",
+            ),
             (&format!("{GOOD}[limits]\nuncommitted_bytes = 9\n"), "limits.uncommitted_bytes is 9"),
             (&format!("{GOOD}[limits]\nunapplied_bytes = 9\n"), "limits.unapplied_bytes is 9"),
             (

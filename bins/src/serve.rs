@@ -10,7 +10,7 @@ use kv::server::{Node, NodeSetup, ProcessMeters, ServerLimits, ServerOptions};
 use kv::state_machine::{KvOptions, SessionLimits};
 use kv::store::{SledOptions, StoreKind};
 use raft::core;
-use raft::driver::{NodeOptions, Seams, StopReason};
+use raft::driver::{NodeOptions, Seams, SpaceOptions, StopReason};
 use raft::wal::WalOptions;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::AsyncReadExt;
@@ -57,6 +57,12 @@ fn setup(config: &NodeConfig, seed: u64) -> NodeSetup {
     raft.join = config.join;
     raft.peer.snapshot_bytes_per_second = limits.snapshot_bytes_per_second;
     raft.tick = TICK;
+    raft.space = SpaceOptions {
+        low_bytes: limits.free_low_bytes,
+        critical_bytes: limits.free_critical_bytes,
+        ballast_bytes: limits.ballast_bytes,
+        ..SpaceOptions::default()
+    };
     raft.wal = WalOptions { segment_bytes: limits.segment_bytes, ..WalOptions::default() };
     let store = config.data_dir.join("store");
     let StoreChoice::Sled = config.store;

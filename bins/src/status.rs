@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use kv::client::{Client, ClientError};
 use kv::wire::{NodeReport, PeerReport};
-use raft::core::RoleName;
+use raft::core::{RoleName, Space};
 use serde_json::{Value, json};
 
 use crate::Failure;
@@ -96,7 +96,7 @@ fn role(report: &NodeReport) -> &'static str {
 }
 
 fn json(answers: &[Answer]) -> Value {
-    let peer = |p: &PeerReport| json!({ "id": p.id, "matched": p.matched, "next": p.next, "silent_ticks": p.silent_ticks, "answers": p.answers });
+    let peer = |p: &PeerReport| json!({ "id": p.id, "matched": p.matched, "next": p.next, "silent_ticks": p.silent_ticks, "answers": p.answers, "space": space(p.space) });
     let node = |answer: &Answer| match &answer.report {
         Err(error) => json!({ "endpoint": answer.endpoint, "error": error.to_string() }),
         Ok(r) => json!({
@@ -117,6 +117,8 @@ fn json(answers: &[Answer]) -> Value {
             "revision": r.revision,
             "compacted": r.compacted,
             "disk_bytes": r.disk_bytes,
+            "free_bytes": r.free_bytes,
+            "space": space(r.space),
             "cpu_us": r.cpu_us,
             "voters": r.voters,
             "voters_outgoing": r.voters_outgoing,
@@ -134,9 +136,11 @@ fn json(answers: &[Answer]) -> Value {
 }
 
 fn table(answers: &[Answer]) -> String {
-    let header =
-        ["node", "endpoint", "role", "term", "commit", "applied", "revision", "log", "snapshot", "disk"]
-            .map(String::from);
+    let header = [
+        "node", "endpoint", "role", "term", "commit", "applied", "revision", "log", "snapshot", "disk",
+        "free",
+    ]
+    .map(String::from);
     let mut rows = vec![header.to_vec()];
     for answer in answers {
         rows.push(match &answer.report {
@@ -151,16 +155,41 @@ fn table(answers: &[Answer]) -> String {
                 size(r.log_bytes),
                 size(r.snapshot_bytes),
                 r.disk_bytes.map_or_else(|| "-".to_owned(), size),
+                r.free_bytes.map_or_else(|| "-".to_owned(), size),
             ],
             Err(error) => vec!["-".to_owned(), answer.endpoint.clone(), error.to_string()],
         });
     }
     let mut text = aligned(&rows);
+    for report in answers.iter().filter_map(|answer| answer.report.as_ref().ok()) {
+        text.extend(short_of_room(report));
+    }
     for line in leader(answers).map(remarks).unwrap_or_default() {
         text.push_str(&line);
         text.push('\n');
     }
     text
+}
+
+/// How much room a disk has, in a word.
+fn space(space: Space) -> &'static str {
+    match space {
+        Space::Ample => "ample",
+        Space::Low => "low",
+        Space::Critical => "critical",
+    }
+}
+
+fn short_of_room(report: &NodeReport) -> Option<String> {
+    let refused = match report.space {
+        Space::Ample => return None,
+        Space::Low => "writes",
+        Space::Critical => "all commands",
+    };
+    let (id, free) = (report.id, report.free_bytes.map_or_else(|| "little".to_owned(), size));
+    Some(format!(
+        "the disk of {id} is short of room ({free} free): {refused} are refused while too few voters have more\n"
+    ))
 }
 
 /// What is out of the ordinary, as the leader sees it.
@@ -241,6 +270,17 @@ mod tests {
         assert_eq!(lines[0].find("role"), lines[1].find("leader"));
         assert_eq!(lines[0].find("log "), lines[1].find("64.0 MiB"));
         assert!(lines[2].contains("h:2       not done: h:2: connection refused"), "{text}");
+    }
+
+    #[test]
+    fn a_disk_that_is_short_of_room_is_told_of() {
+        let mut short = report(2, RoleName::Follower, 3);
+        if let Ok(report) = &mut short.report {
+            (report.space, report.free_bytes) = (Space::Low, Some(5 << 20));
+        }
+        let text = table(&[report(1, RoleName::Leader, 3), short]);
+        assert_eq!(text.lines().count(), 4, "{text}");
+        assert!(text.contains("the disk of 2 is short of room (5.0 MiB free): writes are refused"), "{text}");
     }
 
     #[test]

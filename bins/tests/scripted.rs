@@ -41,7 +41,14 @@ impl World {
             context: format!("127.0.0.1:{n}0").into(),
         };
         configuration.nodes = (1..=4).map(|n| (NodeId(n), member(n))).collect();
-        let peer = |id| PeerReport { id, matched: 500, next: 501, silent_ticks: 0, answers: true };
+        let peer = |id| PeerReport {
+            id,
+            matched: 500,
+            next: 501,
+            silent_ticks: 0,
+            space: Default::default(),
+            answers: true,
+        };
         let report = NodeReport {
             id: 1,
             role: RoleName::Leader,

@@ -5,6 +5,7 @@
 //! between. History stays readable until it is compacted.
 
 use bytes::Bytes;
+use raft::core::Growth;
 use serde::{Deserialize, Serialize};
 
 /// A state of the store: how many changing commands lead to it. The empty store has revision 0.
@@ -22,6 +23,25 @@ pub struct Command {
     pub cluster_time_ms: u64,
     /// What is to be done.
     pub body: CommandBody,
+}
+
+impl CommandBody {
+    /// What the command does to the size of the state, as far as can be told without looking at it: only puts add to
+    /// what must be kept. A delete writes a small row, which goes with the next compaction; sessions are few and end
+    /// by themselves, and without one a client could not delete anything exactly once.
+    #[must_use]
+    pub fn growth(&self) -> Growth {
+        let puts = |steps: &[TxnOperation]| steps.iter().any(|step| matches!(step, TxnOperation::Put(_)));
+        let grows = match self {
+            Self::OpenSession { .. } | Self::KeepAlive { .. } | Self::CloseSession { .. } => false,
+            Self::Operate { operation, .. } => match operation {
+                Operation::Put(_) => true,
+                Operation::DeleteRange(_) | Operation::Compact { .. } => false,
+                Operation::Txn(txn) => puts(&txn.success) || puts(&txn.failure),
+            },
+        };
+        if grows { Growth::Grows } else { Growth::Frees }
+    }
 }
 
 /// The version of the encoding that stands in front of every encoded command.
@@ -412,6 +432,23 @@ mod tests {
     #[test]
     fn a_command_survives_the_way_there_and_back() {
         assert_eq!(Command::decode(&put().encode()), Ok(put()));
+    }
+
+    #[test]
+    fn only_puts_make_the_state_grow() {
+        let put = Put { key: "k".into(), value: "v".into(), prev_kv: false };
+        let delete = DeleteRange { range: KeyRange::Key("k".into()), prev_kv: false };
+        let of = |operation| CommandBody::Operate { stamp: None, operation }.growth();
+        let txn = |success, failure| Operation::Txn(Txn { compares: Vec::new(), success, failure });
+        let (puts, deletes) =
+            (vec![TxnOperation::Put(put.clone())], vec![TxnOperation::DeleteRange(delete.clone())]);
+        assert_eq!(of(Operation::Put(put)), Growth::Grows);
+        assert_eq!(of(txn(puts.clone(), deletes.clone())), Growth::Grows);
+        assert_eq!(of(txn(Vec::new(), puts)), Growth::Grows, "it is not known which of the two it will be");
+        assert_eq!(of(txn(deletes.clone(), deletes)), Growth::Frees);
+        assert_eq!(of(Operation::DeleteRange(delete)), Growth::Frees);
+        assert_eq!(of(Operation::Compact { revision: 1 }), Growth::Frees);
+        assert_eq!(CommandBody::OpenSession { ttl_ms: 1 }.growth(), Growth::Frees);
     }
 
     // The bytes of format 1, written down: logs hold them for ever.

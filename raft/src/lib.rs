@@ -22,6 +22,7 @@
 //! this crate asks which of the two it is in.
 
 pub mod core;
+mod marks;
 mod mutants;
 
 #[cfg(feature = "node")]
@@ -51,5 +52,8 @@ pub mod transport;
 #[cfg(feature = "node")]
 pub mod wal;
 
+#[doc(hidden)]
+#[cfg(marks)]
+pub use marks::{all as marks_hit, hit as mark_hit};
 #[doc(hidden)]
 pub use mutants::active as mutant_active;

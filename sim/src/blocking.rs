@@ -5,8 +5,8 @@
 //! heard of it, finds it done and not known. Crashes between two disk calls of one job are
 //! [`SimDisk`](crate::disk::SimDisk)'s.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use raft::blocking::{Blocking, Job, Lane};
 use tokio::sync::mpsc;
@@ -21,26 +21,26 @@ pub struct SimBlocking {
     time: VirtualTime,
     trace: Trace,
     node: u8,
-    random: Arc<Mutex<Random>>,
+    seed: u64,
     scenario: LaneScenario,
     slowness: Arc<AtomicU32>,
     after_job: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl SimBlocking {
-    /// Lanes for the process of `node`. `slowness` multiplies all delays, and may be changed at any time;
+    /// Lanes for the process of `node`, each with a stream of draws of its own from `seed`. `slowness` multiplies all delays, and may be changed at any time;
     /// `after_job` is called after each job.
     #[must_use]
     pub fn new(
         time: VirtualTime,
         trace: Trace,
         node: u8,
-        random: Random,
+        seed: u64,
         scenario: LaneScenario,
         slowness: Arc<AtomicU32>,
         after_job: Arc<dyn Fn() + Send + Sync>,
     ) -> Self {
-        Self { time, trace, node, random: Arc::new(Mutex::new(random)), scenario, slowness, after_job }
+        Self { time, trace, node, seed, scenario, slowness, after_job }
     }
 
     fn delay(&self, name: &str) -> Delay {
@@ -57,14 +57,14 @@ impl Blocking for SimBlocking {
     fn lane(&self, name: &'static str) -> Arc<dyn Lane> {
         let (jobs, mut queue) = mpsc::unbounded_channel::<Job>();
         let (time, trace, node) = (self.time.clone(), self.trace.clone(), self.node);
-        let (random, slowness, delay) =
-            (Arc::clone(&self.random), Arc::clone(&self.slowness), self.delay(name));
+        let (slowness, delay) = (Arc::clone(&self.slowness), self.delay(name));
+        let mut random = Random::stream(self.seed, name);
         let after_job = Arc::clone(&self.after_job);
         // On the node's own simulated machine, so that it dies and pauses with it.
         tokio::spawn(async move {
             let mut number = 0;
             while let Some(job) = queue.recv().await {
-                let drawn = delay.draw(&mut random.lock().unwrap_or_else(PoisonError::into_inner));
+                let drawn = delay.draw(&mut random);
                 time.sleep(drawn * u64::from(slowness.load(Ordering::Relaxed))).await;
                 number += 1;
                 trace.record(time.now_ns(), Source::Node(node), &Event::Job { lane: name, number });
@@ -89,6 +89,8 @@ impl Lane for SimLane {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
     use crate::trace::Keep;
 
@@ -100,15 +102,8 @@ mod tests {
             let scenario = LaneScenario { wal: fast, apply: fast, checkpoint: fast, reads: fast };
             let slowness = Arc::new(AtomicU32::new(1));
             let trace = Trace::new(Keep::Nothing);
-            let blocking = SimBlocking::new(
-                time.clone(),
-                trace,
-                1,
-                Random::new(1),
-                scenario,
-                Arc::clone(&slowness),
-                Arc::new(|| {}),
-            );
+            let blocking =
+                SimBlocking::new(time.clone(), trace, 1, 1, scenario, Arc::clone(&slowness), Arc::new(|| {}));
             let done = Arc::new(Mutex::new(Vec::new()));
             let submit = |lane: &Arc<dyn Lane>, number: u32| {
                 let (done, time) = (Arc::clone(&done), time.clone());

@@ -16,6 +16,7 @@ pub mod fuzz;
 pub mod healing;
 pub mod history;
 pub mod invariants;
+pub mod marks;
 pub mod nemesis;
 #[cfg(madsim)]
 pub mod network;
@@ -27,6 +28,7 @@ pub mod random;
 pub mod report;
 pub mod runner;
 pub mod scenario;
+pub mod shrink;
 #[cfg(madsim)]
 pub mod simulation;
 #[cfg(madsim)]

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::marks::Marks;
+
 /// The result of one seed, as its process prints it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeedReport {
@@ -20,6 +22,9 @@ pub struct SeedReport {
     pub trace_hash: String,
     /// What the run was about, in numbers.
     pub figures: Figures,
+    /// The marks in the source that the run came to.
+    #[serde(default)]
+    pub marks: Marks,
 }
 
 /// A rule that was broken.

@@ -23,10 +23,11 @@ use crate::app::{App, Stage, Workload};
 use crate::cluster::{Cluster, World, host};
 use crate::healing;
 use crate::invariants::Invariants;
+use crate::marks::Marks;
 use crate::nemesis::Nemesis;
 use crate::network::Network;
 use crate::plan::Plan;
-use crate::random::{Random, derive};
+use crate::random::derive;
 use crate::report::{Failure, Figures, SeedReport};
 use crate::scenario::StoreKind;
 use crate::time::VirtualTime;
@@ -48,6 +49,8 @@ pub struct Options {
     pub keep: Keep,
     /// Where to write the history of operations.
     pub history: Option<PathBuf>,
+    /// Where to write what of the plan was begun, and when.
+    pub schedule: Option<PathBuf>,
 }
 
 /// Runs a world in this process. Meant to be called once a process: some state of the libraries below is global.
@@ -109,7 +112,7 @@ impl Simulation {
         let network = Network::new(
             time.clone(),
             trace.clone(),
-            Random::stream(plan.seed, "network"),
+            derive(plan.seed, "network"),
             scenario.network.clone(),
             nodes.chain(clients).collect(),
         );
@@ -274,9 +277,19 @@ impl Simulation {
         Ok(())
     }
 
+    fn write_schedule(&self, path: &std::path::Path) -> std::io::Result<()> {
+        let text = serde_json::to_string(&self.world.trace.schedule())?;
+        std::fs::write(path, text)
+    }
+
     fn report(&self, seed: u64, failure: Option<Failure>, options: &Options) -> SeedReport {
         if let Some(path) = &options.history
             && let Err(error) = self.workload.write_history(path)
+        {
+            eprintln!("{}: {error}", path.display());
+        }
+        if let Some(path) = &options.schedule
+            && let Err(error) = self.write_schedule(path)
         {
             eprintln!("{}: {error}", path.display());
         }
@@ -290,6 +303,7 @@ impl Simulation {
             virtual_ns: self.world.time.now_ns(),
             events,
             trace_hash: format!("{hash:016x}"),
+            marks: Marks::of_this_process(),
             figures: Figures {
                 nodes: u64::from(self.world.scenario.nodes),
                 faults: u64::from(self.nemesis.done()),

@@ -4,10 +4,11 @@
 //! with the configuration of the simulated world, and passes its arguments on. There it runs:
 //!
 //! - the worlds of fixed seeds, on sled and in memory, and of fresh seeds, which are printed;
-//! - the plans in `regressions/`, each of which once broke a rule;
+//! - the plans in `regressions/`, each of which once broke a rule (those that took a planted bug run without it);
 //! - worlds whose clocks run apart further than leases allow: some of them must fail;
 //! - worlds of a state machine that is not the key-value store, sound and with a bug in it (`examples/own_machine.rs`);
-//! - some worlds twice, in processes of their own, alone and within a sweep: all events must be the same.
+//! - some worlds twice, in processes of their own, alone and within a sweep: all events must be the same;
+//! - a sweep in shards, which must be the sweep; a failing world that is shrunk, which must fail for the same reason.
 //!
 //! `RAFTKV_SIM_SEEDS` changes how many worlds of each kind are run. An argument runs only the parts whose name contains it.
 
@@ -109,12 +110,16 @@ mod imp {
             part("fresh_seeds_on_sled", move || run(&["--count", &seeds.to_string()])),
             part("a_seed_is_a_whole_world", a_seed_is_a_whole_world),
             part("clocks_beyond_the_bound_of_leases_are_noticed", clocks_beyond_the_bound),
+            part("the_gate", || exit(&["gate", "--count", "3"], 0).map(drop)),
+            part("a_sweep_in_shards_is_the_sweep", a_sweep_in_shards),
+            part("exit_codes", exit_codes),
+            part("a_failing_world_shrinks", a_failing_world_shrinks),
             part("own_machine", || own_machine(None)),
             part("own_machine_with_a_bug", || own_machine(Some("1"))),
         ];
         for plan in regressions() {
             let name = plan.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let run_plan = move || run(&["--plan", &plan.display().to_string()]);
+            let run_plan = move || run(&["--plan", &plan.display().to_string(), "--sound"]);
             parts.push(part(format!("regression_{name}"), run_plan));
         }
         parts
@@ -161,6 +166,77 @@ mod imp {
             Some(line) => Err(format!("something else is wrong: {line}")),
             None => Err("60 worlds with clocks that are not to be relied on, and no stale read".to_owned()),
         }
+    }
+
+    /// Runs the command, which must end with this code; what it printed.
+    fn exit(arguments: &[&str], code: i32) -> Result<String, String> {
+        let output = Command::new(PROGRAM).args(arguments).output().map_err(|error| error.to_string())?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if output.status.code() == Some(code) {
+            return Ok(text);
+        }
+        let errors = String::from_utf8_lossy(&output.stderr);
+        Err(format!("raftkv-sim {}: {}, not {code}\n{text}{errors}", arguments.join(" "), output.status))
+    }
+
+    /// What a scheduler goes by.
+    fn exit_codes() -> Result<(), String> {
+        exit(&["run", "--seeds", "0..2", "--store", "memory"], 0)?;
+        exit(&["run", "--seeds", "0.."], 2)?;
+        exit(&["run", "--count", "2", "--shard", "0/2"], 2)?;
+        exit(&["run", "--plan", "no-such-plan.json"], 2)?;
+        exit(&["run", "--seeds", "0..2", "--timeout", "0"], 3)?;
+        exit(&["merge", "no-such-journal.jsonl"], 2)?;
+        Ok(())
+    }
+
+    /// Two shards run what one sweep would have, and their journals say so; what was stopped goes on.
+    fn a_sweep_in_shards() -> Result<(), String> {
+        let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let (even, odd) = (path("even.jsonl"), path("odd.jsonl"));
+        let run = |shard, flag, file: &str, code| {
+            exit(&["run", "--seeds", "0..12", "--store", "memory", "--shard", shard, flag, file], code)
+        };
+        run("0/2", "--jsonl", &even, 0)?;
+        exit(&["merge", &even], 3)?; // the odd ones were not run
+        run("1/2", "--resume", &odd, 0)?;
+        let whole = std::fs::read(&odd).map_err(|error| error.to_string())?;
+        std::fs::write(&odd, &whole[..whole.len() / 2]).map_err(|error| error.to_string())?;
+        exit(&["merge", &even, &odd], 3)?;
+        run("1/2", "--resume", &odd, 0)?;
+        run("0/2", "--jsonl", &even, 2)?; // is there already
+        run("1/2", "--resume", &even, 2)?; // another sweep's
+        let merged = exit(&["merge", "--json", &even, &odd], 0)?;
+        let merged: serde_json::Value = serde_json::from_str(&merged).map_err(|error| error.to_string())?;
+        match (merged["worlds"].as_u64(), merged["passed"].as_u64(), merged["missing"].as_u64()) {
+            (Some(12), Some(12), Some(0)) => Ok(()),
+            _ => Err(format!("twelve worlds in two shards are not twelve worlds: {merged}")),
+        }
+    }
+
+    /// A stale read under clocks that are not to be relied on: a small part of its world shows it too.
+    fn a_failing_world_shrinks() -> Result<(), String> {
+        let beyond = ["--store", "memory", "--leases", "beyond"];
+        let sweep = [&["run", "--seeds", "0..60", "--failures-max", "1", "--json"], &beyond[..]].concat();
+        let lines = output(&sweep)?;
+        let failed = lines.lines().find(|line| line.contains("\"passed\":false"));
+        let seed = failed.and_then(|line| field(line, "world")).ok_or("no stale read in 60 worlds")?;
+        let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let path = dir.path().join("small.json").display().to_string();
+        let shrink = [&["shrink", &seed, "--quiet", "--tries", "400", "-o", &path], &beyond[..]].concat();
+        let text = exit(&shrink, 0)?;
+        let small = exit(&["run", "--plan", &path], 1)?;
+        if !small.contains("linearizability") {
+            return Err(format!("the small plan fails, but not for the same reason: {small}"));
+        }
+        let plan = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
+        let plan: serde_json::Value = serde_json::from_str(&plan).map_err(|error| error.to_string())?;
+        let count = |name: &str| plan[name].as_array().map_or(usize::MAX, Vec::len);
+        if count("operations") > 60 || count("faults") > 15 {
+            return Err(format!("a small plan is not that large:\n{text}"));
+        }
+        Ok(())
     }
 
     /// Worlds of the counter of the example.

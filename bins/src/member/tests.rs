@@ -20,7 +20,14 @@ fn view() -> View {
     configuration.learners.insert(NodeId(4));
     configuration.nodes = (1..=4).map(|n| (NodeId(n), member_at(n))).collect();
     configuration.removed.insert(NodeId(9));
-    let peer = |id, matched, answers| PeerReport { id, matched, next: matched + 1, silent_ticks: 0, answers };
+    let peer = |id, matched, answers| PeerReport {
+        id,
+        matched,
+        next: matched + 1,
+        silent_ticks: 0,
+        space: Default::default(),
+        answers,
+    };
     let leader = NodeReport {
         id: 2,
         last: 20,

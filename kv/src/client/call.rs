@@ -356,7 +356,7 @@ impl Inner {
             // The node may well be the right one.
             NotDone::Overloaded { .. } | NotDone::Superseded => true,
             NotDone::Refused(refusal) => refusal.is_temporary(),
-            NotDone::TooLarge { .. } | NotDone::Invalid { .. } => false,
+            NotDone::NoSpace { .. } | NotDone::TooLarge { .. } | NotDone::Invalid { .. } => false,
         }
     }
 

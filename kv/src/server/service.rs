@@ -187,10 +187,11 @@ impl Service {
         if let CommandBody::Operate { operation, .. } = &body {
             self.options.requests.check(operation).map_err(over_limit)?;
         }
+        let growth = body.growth();
         let place = self.proposals.take(1)?;
         let command = Command { cluster_time_ms: self.stamp(), body }.encode();
         let space = self.proposal_bytes.take(command.len() as u64)?;
-        Ok(match node.raft.propose_start(command) {
+        Ok(match node.raft.propose_start(command, growth) {
             Ok(answer) => Started::Pending(Pending::Proposal {
                 id,
                 service: Arc::clone(self),
@@ -208,6 +209,7 @@ impl Service {
             ProposeError::Overloaded => Outcome::NotDone(NotDone::Overloaded {
                 what: "too much waits to be committed or applied".into(),
             }),
+            ProposeError::NoSpace { .. } => Outcome::NotDone(NotDone::NoSpace { reason: text }),
             ProposeError::TooLarge { .. } => Outcome::NotDone(NotDone::TooLarge { reason: text }),
             ProposeError::Superseded => Outcome::NotDone(NotDone::Superseded),
             ProposeError::OutcomeUnknown => Outcome::Unknown(Unknown::Overtaken),
@@ -330,6 +332,7 @@ fn tell_status(report: &mut NodeReport, status: NodeStatus, silent_ticks_max: u3
     (report.snapshot, report.snapshot_bytes) =
         status.snapshot.map_or((0, 0), |(last, bytes)| (last.index.0, bytes));
     report.checkpoint = status.checkpoint.index.0;
+    (report.free_bytes, report.space) = (status.free_bytes, core.space);
     let ids = |ids: &BTreeSet<NodeId>| ids.iter().map(|id| id.0).collect();
     let configuration = status.configuration;
     report.voters = ids(&configuration.voters);
@@ -344,6 +347,7 @@ fn tell_status(report: &mut NodeReport, status: NodeStatus, silent_ticks_max: u3
         matched: p.matched.0,
         next: p.next.0,
         silent_ticks: p.silent_ticks,
+        space: p.space,
         answers: p.silent_ticks < silent_ticks_max,
     });
     report.peers = peers.collect();

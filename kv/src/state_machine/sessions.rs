@@ -154,6 +154,7 @@ impl Sessions {
     }
 
     fn sweep(&mut self, now_ms: u64) {
+        raft::sometimes!("sessions/swept");
         let over = self.open.extract_if(.., |_, session| session.is_over(now_ms));
         self.dirty.extend(over.map(|(id, _)| id));
     }
@@ -166,6 +167,7 @@ impl Sessions {
         while self.open.len() >= self.limits.sessions_max.max(1) {
             let idle_longest = self.open.iter().min_by_key(|(_, session)| session.active).map(|(id, _)| *id);
             let Some(id) = idle_longest else { break };
+            raft::sometimes!("sessions/pushed-out");
             self.open.remove(&id);
             self.dirty.insert(id);
         }
@@ -189,6 +191,7 @@ impl Sessions {
         let Some(session) = self.open.get(&id) else { return Err(refused) };
         self.dirty.insert(id);
         if session.is_over(now_ms) {
+            raft::sometimes!("sessions/over-when-used");
             self.open.remove(&id);
         }
         let Some(session) = self.open.get_mut(&id) else { return Err(refused) };
@@ -228,15 +231,20 @@ impl Sessions {
         }
         let forgotten = Response::Refused(Refusal::ResponseForgotten { request: stamp.request });
         if stamp.request < session.acked_below {
+            raft::sometimes!("sessions/late-repeat");
             return Admission::Answer(forgotten);
         }
         match session.responses.get(&stamp.request) {
-            Some(Kept::Response(response)) => return Admission::Answer(response.clone()),
+            Some(Kept::Response(response)) => {
+                raft::sometimes!("sessions/repeated");
+                return Admission::Answer(response.clone());
+            }
             Some(Kept::Done) => return Admission::Answer(forgotten),
             None => {}
         }
         let kept = session.responses.len();
         if kept >= limits.responses_max || session.kept_bytes >= limits.response_bytes_max {
+            raft::sometimes!("sessions/full");
             return Admission::Answer(Response::Refused(Refusal::SessionFull { kept: kept as u64 }));
         }
         Admission::Execute

@@ -14,7 +14,7 @@
 mod membership;
 mod stream;
 
-use raft::core::{Change, Lease, NodeId, RoleName};
+use raft::core::{Change, Lease, NodeId, RoleName, Space};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{CommandBody, Range, RangeResult, Refusal, Response, Revision};
@@ -234,6 +234,12 @@ pub enum NotDone {
         /// What is wrong.
         reason: String,
     },
+    /// It would take room that too few members have on their disks. It can be sent again once they have.
+    #[error("{reason}")]
+    NoSpace {
+        /// Who is short of room, and what to do.
+        reason: String,
+    },
     /// Another leader's entry took its place in the log, or a read lost its leader. It may be sent again.
     #[error("leadership changed before it was done")]
     Superseded,
@@ -251,7 +257,8 @@ impl NotDone {
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::NotLeader { .. } | Self::Overloaded { .. } | Self::Superseded | Self::ShuttingDown => true,
-            Self::TooLarge { .. } | Self::Invalid { .. } => false,
+            // It takes somebody to make room: whoever asked is to know now.
+            Self::NoSpace { .. } | Self::TooLarge { .. } | Self::Invalid { .. } => false,
             Self::Refused(refusal) => refusal.is_temporary(),
         }
     }
@@ -313,6 +320,10 @@ pub struct NodeReport {
     pub store_bytes: u64,
     /// Open sessions.
     pub sessions: u64,
+    /// Bytes free on the disk of the data directory, beside the ballast, when the node last looked.
+    pub free_bytes: Option<u64>,
+    /// What the node makes of that.
+    pub space: Space,
     /// Bytes of the data directory, if the node can tell.
     pub disk_bytes: Option<u64>,
     /// CPU time of the node's process so far, in microseconds, if the node can tell.
@@ -344,6 +355,8 @@ pub struct PeerReport {
     pub next: u64,
     /// Ticks since it last answered.
     pub silent_ticks: u32,
+    /// How much room it last said that its disk has.
+    pub space: Space,
     /// Whether it answered within the last election timeout.
     pub answers: bool,
 }

@@ -21,6 +21,7 @@ impl Raft {
         commit: Index,
     ) {
         if self.is_behind_with_apply() {
+            crate::sometimes!("apply/holds-an-append-back");
             return;
         }
         let reaches = Index(prev.index.0 + entries.len() as u64);
@@ -28,8 +29,10 @@ impl Raft {
         // and cannot be compared.
         let is_known = prev.index <= self.shared.commit && !crate::mutant!("prev-compacted");
         if !is_known && !self.shared.log.matches(prev) {
+            crate::sometimes!("replication/refuses-an-append");
             let hint = self.shared.log.last_within(prev);
-            let rejected = MessageBody::AppendRejected { prev_index: prev.index, hint };
+            let damaged = self.is_damaged();
+            let rejected = MessageBody::AppendRejected { prev_index: prev.index, hint, damaged };
             self.shared.respond(from, rejected);
             return;
         }
@@ -47,7 +50,10 @@ impl Raft {
         let prev = self.shared.log.prev().index;
         for entry in entries {
             match self.shared.log.term_at(entry.index) {
-                None if entry.index < prev => continue,
+                None if entry.index < prev => {
+                    crate::sometimes!("replication/append-reaches-behind-the-snapshot");
+                    continue;
+                }
                 Some(term) if term == entry.term => continue,
                 Some(term) => {
                     let LogId { term: sent, index } = entry.log_id();
@@ -55,6 +61,7 @@ impl Raft {
                         index > commit,
                         "the leader's entry {index} is of term {sent}, here it is of term {term} and committed"
                     );
+                    crate::sometimes!("replication/cuts-a-conflict");
                     self.shared.truncate(index);
                 }
                 None => {}
@@ -73,8 +80,9 @@ impl Raft {
 
     /// The leader is there. If it asks for the promise of a lease, that is given if it can be (§6.4.1).
     pub(super) fn on_heartbeat(&mut self, from: NodeId, commit: Index, round: u64, lease: bool) {
-        self.shared.commit_to(commit);
+        self.shared.commit_to(self.believed_commit(commit));
         let leased = lease && self.promise_lease();
-        self.shared.respond(from, MessageBody::HeartbeatResponse { round, leased });
+        let (space, damaged) = (self.shared.space, self.is_damaged());
+        self.shared.respond(from, MessageBody::HeartbeatResponse { round, leased, space, damaged });
     }
 }

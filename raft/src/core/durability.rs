@@ -63,12 +63,14 @@ impl Raft {
         assert!(number <= newest, "persisted {number:?}, but the newest Ready is {newest:?}");
         while let Some(write) = shared.writes.pop_front_if(|write| write.number <= number) {
             if let Some(hard_state) = write.hard_state {
+                crate::sometimes!("durability/hard-state");
                 shared.hard_state_durable = hard_state;
             }
             if let Some(last) = write.last {
                 shared.log.persisted(last);
             }
         }
+        self.end_damage();
         self.count_own_vote();
         self.advance_commit();
     }

@@ -67,11 +67,13 @@ impl Raft {
     /// The leader asked this node to take over (§3.10): no pre-vote, as the voters are to forget that they hear it.
     pub(super) fn on_timeout_now(&mut self) {
         if self.may_campaign() {
+            crate::sometimes!("transfer/asked-to-stand");
             self.begin_election(true);
         }
     }
 
-    /// Only voters stand (§4.2.1), and not while a snapshot is half installed: its end of the log is not yet safe.
+    /// Only voters stand (§4.2.1), and not while a snapshot is half installed: its end of the log is not yet safe. Nor
+    /// one that has lost entries it may have acknowledged (`damage`).
     ///
     /// Whom the newest configuration leaves out stands as long as that configuration is not known to be committed: it
     /// may be the only one to have it, and then nobody with a shorter log could be elected (§4.2.2;
@@ -87,6 +89,7 @@ impl Raft {
             !shared.is_configuration_committed() && known.is_some_and(|known| known.is_voter(shared.id()))
         };
         !matches!(self.role, Role::Leader(_))
+            && !self.is_damaged()
             && (shared.is_voter() || was_voter())
             && !shared.log.is_installing()
     }
@@ -157,7 +160,10 @@ impl Raft {
         match result {
             VoteResult::Won if is_real => self.become_leader(),
             VoteResult::Won => self.begin_election(false),
-            VoteResult::Lost => self.become_follower(self.shared.term(), None),
+            VoteResult::Lost => {
+                crate::sometimes!("election/lost");
+                self.become_follower(self.shared.term(), None);
+            }
             VoteResult::Pending => {}
         }
     }
@@ -202,6 +208,7 @@ impl Raft {
         let is_bound = self.shared.clock.is_bound() && !leadership_transfer;
         let granted = is_free && !is_bound && self.is_up_to_date(last) && !self.is_mute();
         if !granted {
+            crate::sometimes!("election/refuses-a-vote");
             self.shared.respond(from, MessageBody::VoteResponse { granted });
             return;
         }
@@ -212,7 +219,10 @@ impl Raft {
         match &mut self.role {
             Role::Follower(follower) if follower.leader.is_none() => follower.timer.elapsed = 0,
             // It has found someone to vote for, so it no longer stands itself.
-            Role::PreCandidate(_) => self.become_follower(term, None),
+            Role::PreCandidate(_) => {
+                crate::sometimes!("election/votes-instead-of-standing");
+                self.become_follower(term, None);
+            }
             _ => {}
         }
         if crate::mutant!("vote-nosync") {
@@ -236,9 +246,9 @@ impl Raft {
     }
 
     /// Whether a log that ends at `last` is at least as up to date as this node's (§3.6.1): the later last term
-    /// wins, and in the same term the longer log.
+    /// wins, and in the same term the longer log. What this node's log lost to damage counts as if it were there.
     fn is_up_to_date(&self, last: LogId) -> bool {
-        let own = self.shared.log.last();
+        let own = self.log_to_match();
         if crate::mutant!("logcmp") {
             return (last.index, last.term) >= (own.index, own.term);
         }
@@ -282,6 +292,7 @@ impl Raft {
             peer == id || leader.progress.get(&peer).is_some_and(|progress| progress.silent_ticks < patience)
         };
         if !quorum::agrees(self.shared.configurations.current(), is_heard) {
+            crate::sometimes!("election/leader-hears-no-quorum");
             self.become_follower(self.shared.term(), None);
         }
     }

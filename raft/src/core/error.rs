@@ -85,6 +85,9 @@ pub enum ProposeError {
     },
     /// The log in memory is full, or too much of it is not committed or not applied yet: try again later.
     Overloaded,
+    /// Too few voters have room on their disks for it; [`Raft::without_room`](super::Raft::without_room) names the
+    /// others. Once they have, it may be tried again.
+    NoSpace,
     /// This leader is handing over (§3.10): ask the next one in a moment.
     Transferring {
         /// Who is to lead.
@@ -98,6 +101,7 @@ impl fmt::Display for ProposeError {
             Self::NotLeader { hint: Some(leader) } => write!(f, "not the leader: ask {leader}"),
             Self::NotLeader { hint: None } => write!(f, "not the leader, and none is known"),
             Self::Overloaded => write!(f, "too much is waiting to be committed or applied"),
+            Self::NoSpace => write!(f, "too few voters have room on their disks"),
             Self::Transferring { to } => write!(f, "the leadership is being handed over to {to}"),
         }
     }

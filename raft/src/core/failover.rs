@@ -40,6 +40,7 @@ impl Raft {
         if let Role::Follower(follower) = &mut self.role
             && follower.leader == Some(peer)
         {
+            crate::sometimes!("election/connection-to-leader-broke");
             follower.is_cut_off = true;
             self.hurry();
         }

@@ -21,13 +21,16 @@ impl Raft {
     pub(super) fn on_install_snapshot(&mut self, from: NodeId, meta: SnapshotMeta) {
         let last = meta.last;
         if last.index <= self.shared.commit && !crate::mutant!("snap-old") {
+            crate::sometimes!("snapshot/older-than-commit");
             let matched = self.shared.commit;
             self.shared.promise(from, MessageBody::AppendAccepted { matched });
             return;
         }
         if self.shared.log.matches(last) {
+            crate::sometimes!("snapshot/commits-what-the-log-holds");
             self.shared.commit_to(last.index);
         } else {
+            crate::sometimes!("snapshot/replaces-the-log");
             self.install(meta);
         }
         self.shared.promise(from, MessageBody::AppendAccepted { matched: last.index });
@@ -56,7 +59,10 @@ impl Raft {
         let Some(progress) = self.progress_of(peer) else { return };
         let delivered = match outcome {
             SnapshotOutcome::Delivered => Some(last.min(log_last)),
-            SnapshotOutcome::Failed => None,
+            SnapshotOutcome::Failed => {
+                crate::sometimes!("snapshot/transfer-failed");
+                None
+            }
         };
         progress.snapshot_ended(delivered);
     }

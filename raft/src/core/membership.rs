@@ -61,9 +61,11 @@ impl Raft {
             return Ok(());
         }
         if self.shared.commit < leader.first_index {
+            crate::sometimes!("membership/refused-before-noop");
             return Err(ChangeError::NotEstablished);
         }
         if !self.shared.is_configuration_committed() || self.shared.configurations.current().is_joint() {
+            crate::sometimes!("membership/refused-while-changing");
             return Err(ChangeError::InProgress);
         }
         Ok(())
@@ -89,12 +91,14 @@ impl Raft {
         }
         let current = shared.configurations.current();
         if current.is_joint() {
+            crate::sometimes!("membership/leaves-joint");
             let payload = Payload::Configuration(confchange::leave(current));
             let entry = Entry { term: shared.term(), index: shared.log.last().index.next(), payload };
             self.append_configuration(entry);
             // A leader that is all of the new half has committed it already.
             self.advance_commit();
         } else if !shared.is_voter() {
+            crate::sometimes!("membership/leader-left-out");
             self.leave_office();
         }
     }
@@ -123,6 +127,7 @@ impl Raft {
         let Some(leaving) = leader.leaving.get(&from) else { return };
         let index = leaving.index;
         if leader.progress.get(&from).is_some_and(|progress| progress.knows_committed(index)) {
+            crate::sometimes!("membership/leaver-knows");
             leader.let_go(|id, _| id == from);
         }
     }
@@ -145,6 +150,7 @@ impl Raft {
         let changes: Vec<Change> = ready.map(|(id, _)| Change::Promote(*id)).collect();
         if !changes.is_empty() {
             // Refused while another change is under way, or a hand-over: the next tick asks again.
+            crate::sometimes!("membership/learner-caught-up");
             let _ = self.on_propose_change(&changes);
         }
     }

@@ -21,7 +21,9 @@
 //! | `transfer` | handing the leadership over (§3.10): on request, when removed, when the disk stalls |
 //! | `read_index` | linearizable reads without the log, on any member (§6.4) |
 //! | `lease` | reads without asking, within a bound on the drift of clocks (§6.4.1) |
+//! | `space` | what is refused while a quorum is short of room on its disks |
 //! | `install` | snapshots for followers behind the compaction point (§5.3) |
+//! | `damage` | a node whose disk lost what it had acknowledged votes as if it had not (§3.6.1) |
 //! | `durability` | [`Ready`] out, [`Raft::persisted`] back: nothing counts before it is on disk (§3.8, §10.2.1) |
 //! | `log`, `configuration`, `progress`, `quorum` | small data structures, each tested against a dumb twin |
 //! | [`invariants`] | what must always hold, checked after every input in builds with debug assertions |
@@ -52,6 +54,7 @@
 //!             entries: Vec::new(),
 //!             applied: LogId::ZERO,
 //!             configuration: configuration.clone(),
+//!             damage: None,
 //!         };
 //!         let raft = Raft::new(Config::new(id), boot).expect("the defaults are in range");
 //!         Self { raft, disk: Default::default(), state: Vec::new() }
@@ -118,6 +121,7 @@ mod change;
 mod confchange;
 mod config;
 mod configuration;
+mod damage;
 mod durability;
 mod election;
 mod error;
@@ -137,6 +141,7 @@ mod replication;
 mod rng;
 mod role;
 mod shared;
+mod space;
 mod status;
 mod step;
 mod transfer;
@@ -148,10 +153,12 @@ use bytes::Bytes;
 
 pub use change::{Change, ChangeError, TransferError};
 pub use config::{Boot, Config, ConfigError};
+pub use damage::Damage;
 pub use error::{ProposeError, ReadIndexError, StepError};
 pub use message::*;
 pub use progress::ProgressState;
 pub use ready::*;
+pub use space::{Growth, Space};
 pub use status::{PeerStatus, Status};
 pub use types::*;
 
@@ -183,7 +190,8 @@ impl Raft {
         for entry in log.entries().filter(|entry| entry.index > applied) {
             configurations.appended(entry);
         }
-        let lease_ms_max = configurations.lease_ms_max(log.last().index);
+        let forgotten_ms = boot.damage.map_or(0, |damage| damage.lease_ms);
+        let lease_ms_max = configurations.lease_ms_max(log.last().index).max(forgotten_ms);
         let mut rng = Rng::new(config.seed, config.id);
         let next_question = rng.next();
         let mut shared = Shared {
@@ -193,6 +201,7 @@ impl Raft {
             hard_state_offered: boot.hard_state,
             hard_state_durable: boot.hard_state,
             log,
+            damage: None,
             configurations,
             commit: applied,
             given: applied,
@@ -200,12 +209,14 @@ impl Raft {
             clock: Clock::new(lease_ms_max),
             connected: BTreeSet::new(),
             next_question,
+            space: Space::Ample,
             ready_number: ReadyNumber(0),
             writes: VecDeque::new(),
             outbox: Outbox::default(),
         };
         let timer = shared.draw_timer();
-        let raft = Self { shared, role: Role::Follower(Follower::new(None, timer)) };
+        let mut raft = Self { shared, role: Role::Follower(Follower::new(None, timer)) };
+        raft.begin_damaged(boot.damage);
         invariants::check(&raft);
         Ok(raft)
     }
@@ -224,12 +235,21 @@ impl Raft {
     }
 
     /// Appends a command to the log, if this node leads. It is committed once an entry of this very id comes out
-    /// in [`Ready::committed`]; if another entry comes at its index, it never will be.
+    /// in [`Ready::committed`]; if another entry comes at its index, it never will be. The command is taken for one
+    /// that may make the state grow.
     ///
     /// # Errors
     /// Not the leader, or no room: nothing was appended.
     pub fn propose(&mut self, command: Bytes) -> Result<LogId, ProposeError> {
-        self.input(|raft| raft.on_propose(command))
+        self.propose_as(command, Growth::Grows)
+    }
+
+    /// [`propose`](Self::propose), of a command of which it is known what it does to the size of the state.
+    ///
+    /// # Errors
+    /// As those of [`propose`](Self::propose).
+    pub fn propose_as(&mut self, command: Bytes, growth: Growth) -> Result<LogId, ProposeError> {
+        self.input(|raft| raft.on_propose(command, growth))
     }
 
     /// Begins a change of membership, if this node leads: several members at once, through a joint configuration if

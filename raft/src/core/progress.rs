@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 
+use super::space::Space;
 use super::types::{Index, LogId};
 
 /// The appends on their way to one follower.
@@ -76,7 +77,8 @@ pub enum ProgressState {
 /// What the leader knows of one follower.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Progress {
-    /// The follower durably holds the leader's log up to here. Invariant: `matched < next`; never falls.
+    /// The follower durably holds the leader's log up to here. Invariant: `matched < next`; falls only when the follower
+    /// says that it lost entries to damage.
     pub(super) matched: Index,
     /// The next entry to send. Invariant: `next <= last + 1`.
     pub(super) next: Index,
@@ -95,6 +97,8 @@ pub(super) struct Progress {
     pub(super) leased_round: u64,
     /// The commit index last sent, as far as the follower could use it.
     told_commit: Index,
+    /// How much room it said that its disk has; enough, until it has said anything.
+    pub(super) space: Space,
 }
 
 impl Progress {
@@ -111,6 +115,7 @@ impl Progress {
             acked_round: 0,
             leased_round: 0,
             told_commit: Index::ZERO,
+            space: Space::Ample,
         }
     }
 
@@ -197,6 +202,30 @@ impl Progress {
             }
             ProgressState::Probe | ProgressState::Snapshot => {}
         }
+    }
+
+    /// The answer to the heartbeat of `round` told how much room there is. An older answer, which comes late, tells
+    /// nothing any more.
+    pub(super) fn told_space(&mut self, round: u64, space: Space) {
+        if round > 0 && round >= self.acked_round {
+            self.space = if crate::mutant!("nospace-sticky") { space.max(self.space) } else { space };
+        }
+    }
+
+    /// The follower lost entries that it had acknowledged; the logs can meet at `meet` at most. The rejection that
+    /// follows then finds where.
+    ///
+    /// A late one of these, from before the follower was repaired, costs a question and no more: to know less of a
+    /// follower than there is to know harms nothing.
+    pub(super) fn forget(&mut self, prev_index: Index, meet: Index) {
+        if prev_index < self.next && self.state != ProgressState::Snapshot {
+            self.matched = self.matched.min(meet);
+        }
+    }
+
+    /// The follower says that it lost entries: ask how far it is, also when nothing is to be sent.
+    pub(super) fn ask(&mut self) {
+        self.append_due |= self.state == ProgressState::Replicate;
     }
 
     /// A heartbeat was answered: once for each regular one, see whether an append was lost.

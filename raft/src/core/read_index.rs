@@ -46,6 +46,7 @@ impl Raft {
     /// A member asks how far it must have applied.
     pub(super) fn on_forwarded_read(&mut self, from: NodeId, context: u64) {
         if self.begin_read(Some(from), context).is_err() {
+            crate::sometimes!("reads/forwarded-and-refused");
             self.shared.respond(from, MessageBody::ReadIndexResponse { context, index: None });
         }
     }
@@ -59,6 +60,7 @@ impl Raft {
             return Err(ReadIndexError::Overloaded);
         }
         if has_lease || crate::mutant!("local-read") {
+            crate::sometimes!("reads/by-lease");
             let index = self.shared.commit;
             decide(&mut self.shared, asker, context, index);
             return Ok(());
@@ -103,6 +105,7 @@ impl Raft {
         let number = self.shared.next_question;
         self.shared.next_question = number.wrapping_add(1);
         let contexts = std::mem::take(&mut follower.reads.unasked);
+        crate::sometimes!("reads/asks-the-leader");
         follower.reads.asked.push_back(Question { number, contexts, ticks: 0 });
         self.shared.respond(leader, MessageBody::ReadIndex { context: number });
     }

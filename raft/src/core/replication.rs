@@ -25,6 +25,7 @@ use super::progress::Progress;
 use super::quorum;
 use super::role::{Leader, Role};
 use super::shared::Shared;
+use super::space::{Growth, Space};
 use super::types::{Entry, Index, LogId, NodeId, Payload};
 
 impl Raft {
@@ -56,6 +57,7 @@ impl Raft {
         self.tick_catching_up();
         self.tick_transfer(is_heartbeat_due);
         self.tick_stall();
+        self.tick_space();
         self.check_quorum();
     }
 
@@ -63,17 +65,22 @@ impl Raft {
     ///
     /// Three bounds hold a leader back: all of the log in memory, what is not committed (followers that are slow or
     /// gone), what is committed and not applied (a slow state machine). All three are distances between positions in
-    /// the log, which move on by themselves: there is no quota that could leak (cockroach#27774).
-    pub(super) fn on_propose(&mut self, command: Bytes) -> Result<LogId, ProposeError> {
+    /// the log, which move on by themselves: there is no quota that could leak (cockroach#27774). A fourth is the room on
+    /// the disks of a quorum (`space`).
+    pub(super) fn on_propose(&mut self, command: Bytes, growth: Growth) -> Result<LogId, ProposeError> {
         let Role::Leader(leader) = &self.role else {
             return Err(ProposeError::NotLeader { hint: self.leader() });
         };
         if let Some(transfer) = leader.transfer {
             return Err(ProposeError::Transferring { to: transfer.to });
         }
+        if !self.has_quorum_room(leader, growth) {
+            return Err(ProposeError::NoSpace);
+        }
         let id = LogId { term: self.shared.term(), index: self.shared.log.last().index.next() };
         let entry = Entry { term: id.term, index: id.index, payload: Payload::Command(command) };
         if !self.shared.has_room_for(&entry) {
+            crate::sometimes!("replication/refuses-as-overloaded");
             return Err(ProposeError::Overloaded);
         }
         self.shared.append(entry);
@@ -92,6 +99,7 @@ impl Raft {
         self.ask_leader();
         let Role::Leader(leader) = &mut self.role else { return };
         if leader.wants_round() {
+            crate::sometimes!("reads/round-between-heartbeats");
             leader.begin_round(&mut self.shared, false);
         }
         for (&peer, progress) in &mut leader.progress {
@@ -116,7 +124,7 @@ impl Raft {
     ///
     /// The follower's hint bounds where they can meet from its side, the leader's log bounds it from this side.
     /// Shown in `testdata/replication/backtracking.txt`.
-    pub(super) fn on_append_rejected(&mut self, from: NodeId, prev_index: Index, hint: LogId) {
+    pub(super) fn on_append_rejected(&mut self, from: NodeId, prev_index: Index, hint: LogId, damaged: bool) {
         let bound = LogId { index: hint.index.min(prev_index), ..hint };
         let meet = if crate::mutant!("probe-stuck") {
             self.shared.log.last_within(bound).max(self.shared.log.prev())
@@ -125,14 +133,28 @@ impl Raft {
         };
         let Some(progress) = self.progress_of(from) else { return };
         progress.heard();
+        if damaged {
+            progress.forget(prev_index, meet.index);
+        }
         progress.rejected(prev_index, meet);
     }
 
-    pub(super) fn on_heartbeat_response(&mut self, from: NodeId, round: u64, leased: bool) {
+    pub(super) fn on_heartbeat_response(
+        &mut self,
+        from: NodeId,
+        round: u64,
+        leased: bool,
+        space: Space,
+        damaged: bool,
+    ) {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(progress) = leader.progress.get_mut(&from) else { return };
         progress.heard();
+        progress.told_space(round, space);
         progress.answered_heartbeat(round, leader.reads.regular_round, self.shared.log.last().index);
+        if damaged {
+            progress.ask();
+        }
         if leased {
             self.on_lease_promised(from, round);
         }
@@ -204,6 +226,7 @@ fn send_appends(shared: &mut Shared, peer: NodeId, progress: &mut Progress) {
     while progress.wants_append(shared.log.last().index) {
         let prev_index = progress.next.prev();
         let Some(prev_term) = shared.log.term_at(prev_index) else {
+            crate::sometimes!("replication/follower-needs-a-snapshot");
             send_snapshot(shared, peer, progress);
             return;
         };

@@ -133,6 +133,8 @@ pub(super) struct Leader {
     pub(super) transfer: Option<Transfer>,
     pub(super) lease: LeaseRounds,
     pub(super) stall: Stall,
+    /// Ticks until it may try to hand over because its disk is short of room.
+    pub(super) ticks_until_relief: u32,
     pub(super) ticks_since_heartbeat: u32,
     /// The no-op that began this leadership. Until it is committed nothing is known of the commit index (§6.4).
     pub(super) first_index: Index,
@@ -148,6 +150,7 @@ impl Leader {
             transfer: None,
             lease: LeaseRounds::default(),
             stall: Stall::default(),
+            ticks_until_relief: 0,
             ticks_since_heartbeat: 0,
             first_index,
             reads: Reads::default(),

@@ -10,7 +10,8 @@ use super::message::{Message, MessageBody};
 use super::ready::{Event, ReadState, ReadyNumber};
 use super::rng::Rng;
 use super::role::Timer;
-use super::types::{Entry, HardState, Index, NodeId, SnapshotMeta, Term};
+use super::space::Space;
+use super::types::{Entry, HardState, Index, LogId, NodeId, SnapshotMeta, Term};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Shared {
@@ -22,6 +23,8 @@ pub(super) struct Shared {
     /// As known to be on disk.
     pub(super) hard_state_durable: HardState,
     pub(super) log: Log,
+    /// What the durable log may have held and no longer does. Invariant: it ends before that, and only a follower has it.
+    pub(super) damage: Option<LogId>,
     pub(super) configurations: Configurations,
     /// Invariant: `applied <= given <= commit <= last`; none of the four ever falls but `last`.
     pub(super) commit: Index,
@@ -38,6 +41,8 @@ pub(super) struct Shared {
     /// The number of the next question to a leader. It begins at a random place at each start, so that the answer to
     /// a question of an earlier life is not taken for one to a question of this life.
     pub(super) next_question: u64,
+    /// How much room the disk has, as far as this node was told.
+    pub(super) space: Space,
 }
 
 /// What will be durable when a Ready is.
@@ -169,7 +174,7 @@ impl Shared {
         assert!(index <= last, "commit {index} beyond the log, which ends at {last}");
         self.commit = index;
         if let Some(term) = self.log.term_at(index) {
-            self.tell(Event::Committed { last: super::types::LogId { term, index } });
+            self.tell(Event::Committed { last: LogId { term, index } });
         }
     }
 }

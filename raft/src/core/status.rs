@@ -4,6 +4,7 @@ use super::Raft;
 use super::progress::ProgressState;
 use super::ready::RoleName;
 use super::role::Role;
+use super::space::Space;
 use super::types::{Index, LogId, NodeId, Term};
 
 /// A picture of a core at one moment.
@@ -28,6 +29,8 @@ pub struct Status {
     pub last: LogId,
     /// The compaction point: the entry before the first in memory.
     pub prev: LogId,
+    /// The durable log lost entries to damage, up to this one, and has not got them back (`damage`).
+    pub damaged: Option<LogId>,
     /// The bytes of log in memory.
     pub log_bytes: u64,
     /// The reads that wait for their round, or for the leader's answer.
@@ -38,6 +41,8 @@ pub struct Status {
     pub transfer: Option<NodeId>,
     /// Whether this leader may answer reads without asking, as of the time last observed.
     pub has_lease: bool,
+    /// How much room the disk has, as far as the core was told.
+    pub space: Space,
     /// What a leader knows of each other member, and of those who still have to learn that they are none; empty in
     /// other roles.
     pub peers: Vec<PeerStatus>,
@@ -61,6 +66,8 @@ pub struct PeerStatus {
     pub inflight_bytes: u64,
     /// Ticks since it last answered.
     pub silent_ticks: u32,
+    /// How much room it last said that its disk has.
+    pub space: Space,
     /// It is no member any more, and is still to learn that.
     pub is_leaving: bool,
 }
@@ -80,6 +87,7 @@ impl Raft {
                     inflight_messages: progress.inflights.len(),
                     inflight_bytes: progress.inflights.bytes(),
                     silent_ticks: progress.silent_ticks,
+                    space: progress.space,
                     is_leaving: leader.leaving.contains_key(&id),
                 });
                 (peers.collect(), leader.reads.pending.len())
@@ -101,11 +109,13 @@ impl Raft {
             durable: shared.log.durable(),
             last: shared.log.last(),
             prev: shared.log.prev(),
+            damaged: shared.damage,
             log_bytes: shared.log.bytes(),
             reads_pending,
             configuration_index: shared.configurations.newest().0,
             transfer,
             has_lease: self.has_lease(),
+            space: shared.space,
             peers,
         }
     }

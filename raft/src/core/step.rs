@@ -8,6 +8,7 @@ use super::Raft;
 use super::error::StepError;
 use super::message::{Message, MessageBody};
 use super::role::Role;
+use super::space::Space;
 use super::types::{Entry, Index, LogId, NodeId, Payload, SnapshotMeta, Term};
 
 /// Terms and indexes above this are nonsense; below it, counting on cannot overflow.
@@ -57,6 +58,8 @@ impl Raft {
                 Err(StepError::PreVoteTerm { term: message.term, next_term: *next_term })
             }
             MessageBody::AppendEntries { prev, entries, .. } => check_entries(message.term, *prev, entries),
+            // A leader may still take a damaged log for what it was; the index is then not believed.
+            MessageBody::Heartbeat { .. } if self.is_damaged() => Ok(()),
             MessageBody::Heartbeat { commit, .. } if message.term >= shared.term() && *commit > last => {
                 Err(StepError::BeyondLog { index: *commit, last })
             }
@@ -109,6 +112,7 @@ impl Raft {
             return true;
         }
         if message.term < term {
+            crate::sometimes!("election/hears-of-an-earlier-term");
             self.teach(message);
             let is_vote = matches!(message.body, MessageBody::VoteResponse { .. });
             return matches!(message.body, MessageBody::PreVoteResponse { .. })
@@ -119,6 +123,7 @@ impl Raft {
         }
         let is_own_will = matches!(message.body, MessageBody::RequestVote { leadership_transfer: false, .. });
         if is_own_will && (self.hears_leader() || self.shared.clock.is_bound()) {
+            crate::sometimes!("election/keeps-its-leader");
             return false;
         }
         if crate::mutant!("prevote-term") && matches!(message.body, MessageBody::PreVoteResponse { .. }) {
@@ -137,7 +142,9 @@ impl Raft {
     fn teach(&mut self, message: &Message) {
         let is_request = matches!(message.body, MessageBody::RequestVote { .. });
         if is_request || message.body.comes_from_leader() {
-            self.shared.respond(message.from, MessageBody::HeartbeatResponse { round: 0, leased: false });
+            let space = Space::Ample;
+            let body = MessageBody::HeartbeatResponse { round: 0, leased: false, space, damaged: false };
+            self.shared.respond(message.from, body);
         }
     }
 
@@ -160,12 +167,12 @@ impl Raft {
                 self.on_append_entries(from, prev, entries, commit);
             }
             MessageBody::AppendAccepted { matched } => self.on_append_accepted(from, matched),
-            MessageBody::AppendRejected { prev_index, hint } => {
-                self.on_append_rejected(from, prev_index, hint);
+            MessageBody::AppendRejected { prev_index, hint, damaged } => {
+                self.on_append_rejected(from, prev_index, hint, damaged);
             }
             MessageBody::Heartbeat { commit, round, lease } => self.on_heartbeat(from, commit, round, lease),
-            MessageBody::HeartbeatResponse { round, leased } => {
-                self.on_heartbeat_response(from, round, leased);
+            MessageBody::HeartbeatResponse { round, leased, space, damaged } => {
+                self.on_heartbeat_response(from, round, leased, space, damaged);
             }
             MessageBody::InstallSnapshot { meta } => self.on_install_snapshot(from, meta),
             MessageBody::TimeoutNow => self.on_timeout_now(),

@@ -71,6 +71,7 @@ impl Raft {
         if held != Some(last) {
             return;
         }
+        crate::sometimes!("transfer/asks");
         transfer.is_asked = true;
         leader.lease.is_over = true;
         self.shared.send(transfer.to, MessageBody::TimeoutNow);
@@ -93,9 +94,11 @@ impl Raft {
         let is_stalled = self.is_stalled();
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(transfer) = leader.transfer.take() else { return };
+        crate::sometimes!("transfer/given-up");
         self.shared.tell(Event::TransferFailed { to: transfer.to });
         let is_left_out = self.shared.is_configuration_committed() && !self.shared.is_voter();
         if is_left_out || is_stalled {
+            crate::sometimes!("transfer/steps-down-unheard");
             self.become_follower(self.shared.term(), None);
         } else {
             // What a change of membership put off during the hand-over.

@@ -75,6 +75,15 @@ pub trait File: Send + Sync {
     /// # Errors
     /// `StorageFull` if the space is not there.
     fn preallocate(&self, len: u64) -> io::Result<()>;
+
+    /// Extends the file to `len` bytes whose space is taken, whatever they hold: for a file that only keeps others from
+    /// taking it.
+    ///
+    /// # Errors
+    /// `StorageFull` if the space is not there.
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        self.preallocate(len)
+    }
 }
 
 /// A directory, held by this process alone until dropped.

@@ -76,6 +76,17 @@ impl File for RealFile {
         }
         Ok(())
     }
+
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        let at = self.len()?;
+        if at >= len {
+            return Ok(());
+        }
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), at, len - at) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => self.preallocate(len),
+            other => Ok(other?),
+        }
+    }
 }
 
 impl Disk for RealDisk {
@@ -179,6 +190,18 @@ mod tests {
         let mut buf = [9; 2];
         file.read_at(&mut buf, 0).unwrap();
         assert_eq!(&buf, b"x\0");
+    }
+
+    #[test]
+    fn reserve_takes_the_space() {
+        use std::os::unix::fs::MetadataExt;
+        let (dir, disk) = disk();
+        let path = dir.path().join("a");
+        let file = disk.open(&path, OpenMode::CreateNew).unwrap();
+        file.reserve(3 << 20).unwrap();
+        file.reserve(10).unwrap();
+        assert_eq!(file.len().unwrap(), 3 << 20);
+        assert!(fs::metadata(&path).unwrap().blocks() * 512 >= 3 << 20, "not a hole");
     }
 
     #[test]

@@ -11,21 +11,21 @@
 //! 6. Make the core, connect to the peers, run.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::blocking::Lane;
-use crate::core::{Boot, Configuration, Index, LogId, NodeId, Raft, Term};
+use crate::core::{Boot, Configuration, Entry, Index, LogId, Raft, Term};
 use crate::disk::{DirLock, SharedDisk};
 use crate::formation::{self, FormationConfig, FormationError};
 use crate::identity::{self, Identity, IdentityError};
 use crate::net::Listener;
 use crate::snapshot::{SnapshotDir, SnapshotError};
 use crate::state_machine::{StateMachine, StateMachineError};
-use crate::transport::{Transport, TransportConfig};
-use crate::wal::{Recovered, Wal, WalError, WalIdentity};
+use crate::transport::{PeerOptions, Transport, TransportConfig};
+use crate::wal::{Fault, Recovered, Wal, WalError, WalIdentity};
 
 use super::apply_lane::{ApplyLane, install_file};
 use super::event_loop::{EventLoop, Inputs, Parts, State};
@@ -34,6 +34,7 @@ use super::log_lane::LogLane;
 use super::membership;
 use super::options::{NodeOptions, Seams};
 use super::snapshots::Snapshots;
+use super::space::{self, SpaceWatch};
 
 /// Why a node did not start. Each message names the thing and the mend.
 #[derive(Debug, thiserror::Error)]
@@ -122,10 +123,13 @@ where
     if !options.members.contains_key(&id) {
         return Err(StartError::Options(format!("node {id} is not in its own list of members")));
     }
+    if let Some(flaw) = options.space.flaw(options.wal.segment_bytes) {
+        return Err(StartError::Options(flaw));
+    }
     let wal_lane = seams.blocking.lane("wal");
     let (lock, identity) = {
-        let (disk, dir, seed) = (Arc::clone(&seams.disk), options.data_dir.clone(), options.core.seed);
-        on_lane(&wal_lane, move || open_identity(&disk, &dir, id, seed)).await?
+        let (disk, options) = (Arc::clone(&seams.disk), options.clone());
+        on_lane(&wal_lane, move || open_identity(&disk, &options)).await?
     };
     let mut listener = seams
         .net
@@ -176,14 +180,35 @@ fn open_storage<S: StateMachine>(
         identity.log_created = true;
         identity::store(disk.as_ref(), &options.data_dir, &identity)?;
     }
-    let (wal, recovered) = Wal::open(Arc::clone(disk), &logs, wal_identity, options.wal)?;
+    let others = record.configuration().members().into_iter().chain(options.members.keys().copied());
+    let is_alone = !options.join && others.into_iter().all(|id| id == identity.member);
+    let (wal, recovered) = Wal::open_if(Arc::clone(disk), &logs, wal_identity, options.wal, |_| !is_alone)?;
+    tell_damage(&recovered);
     if recovered.torn_bytes > 0 {
+        crate::sometimes!("wal/torn-tail");
         tracing::info!(bytes = recovered.torn_bytes, "cut the torn tail of the log; nobody was told of it");
     }
     let snapshots = Arc::new(SnapshotDir::open(Arc::clone(disk), &snapshots, cluster)?);
     let mut opened = Opened { machine: open()?, wal, recovered, snapshots };
     reconcile(&mut opened)?;
     Ok(opened)
+}
+
+/// Damage is repaired from the other members without further ado; but somebody should look at that disk.
+fn tell_damage(recovered: &Recovered) {
+    if let Some(Fault { path, offset, reason }) = &recovered.fault {
+        tracing::error!(
+            file = %path.display(), offset, reason,
+            "the log is damaged; what stood behind that is fetched from the other members; check the disk"
+        );
+    }
+    if let Some(damage) = recovered.damage {
+        tracing::warn!(
+            last = %damage.last,
+            "the log has lost entries: until it reaches that far again, this node stands for no election and votes \
+             only for a log that does; if no other member has them, remove this one and add it again under a new id"
+        );
+    }
 }
 
 fn make_core<S: StateMachine>(
@@ -198,6 +223,7 @@ fn make_core<S: StateMachine>(
         entries: opened.recovered.entries.clone(),
         applied: applied.last,
         configuration: applied.configuration.unwrap_or_else(|| formed.clone()),
+        damage: opened.recovered.damage,
     };
     Raft::new(options.core.clone(), boot).map_err(|error| StartError::Options(error.to_string()))
 }
@@ -218,7 +244,7 @@ struct Ready<S> {
 /// Sets the event loop going.
 fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
     let Ready { options, seams, lock, listener, identity, wal_lane, opened, formed, raft } = ready;
-    let Opened { machine, wal, snapshots, .. } = opened;
+    let Opened { machine, wal, recovered, snapshots } = opened;
     let addresses: BTreeMap<_, _> =
         options.members.iter().map(|(&id, member)| (id, member.address.clone())).collect();
     let outside = Outside {
@@ -237,7 +263,7 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
             configuration: raft.configuration().clone(),
             overrides: addresses.clone(),
             snapshots: Arc::clone(&snapshots),
-            options: options.peer.clone(),
+            options: PeerOptions { free_bytes_min: options.space.critical_bytes, ..options.peer.clone() },
             seed: options.core.seed,
         },
         listener,
@@ -257,6 +283,14 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
             Arc::clone(&snapshots),
             options.snapshot_entries,
             options.snapshot_log_bytes,
+        )
+        .recovered(recovered.entries.iter().map(Entry::size_bytes).sum()),
+        space: SpaceWatch::new(
+            seams.blocking.lane("space"),
+            Arc::clone(&seams.disk),
+            options.data_dir.clone(),
+            options.space,
+            completed.clone(),
         ),
         apply: ApplyLane::new(&seams.blocking, machine, snapshots, formed, completed),
         clock: seams.clock,
@@ -299,19 +333,16 @@ async fn on_lane<T: Send + 'static>(lane: &Arc<dyn Lane>, job: impl FnOnce() -> 
 }
 
 /// Takes the directory for this process, and reads or draws the identity.
-fn open_identity(
-    disk: &SharedDisk,
-    dir: &Path,
-    id: NodeId,
-    seed: u64,
-) -> Result<(DirLock, Identity), StartError> {
+fn open_identity(disk: &SharedDisk, options: &NodeOptions) -> Result<(DirLock, Identity), StartError> {
+    let dir = options.data_dir.as_path();
     let at = |source| StartError::DataDir { path: dir.to_owned(), source };
     disk.create_dir_all(dir).map_err(at)?;
     let lock = disk.lock_dir(dir).map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => StartError::Locked { path: dir.to_owned() },
         _ => at(error),
     })?;
-    Ok((lock, identity::open(disk.as_ref(), dir, id, seed)?))
+    space::release_if_low(disk.as_ref(), dir, &options.space).map_err(at)?;
+    Ok((lock, identity::open(disk.as_ref(), dir, options.core.id, options.core.seed)?))
 }
 
 /// Brings store and log together after a crash at any moment.
@@ -319,7 +350,8 @@ fn open_identity(
 /// - The store is behind the log's start: it was lost, or set back. It is rebuilt from the newest snapshot, and the
 ///   log behind it is applied again.
 /// - The log does not have the store's last entry: the crash fell between the install of a snapshot and the reset of
-///   the log. The reset is done now. (An entry is applied only when it is durable here, so nothing else leads there.)
+///   the log, or damage took it. The log begins anew behind the state. (An entry is applied only when it is durable here,
+///   so nothing else leads there.) If more was lost than the state holds, the mark of that goes over to the new log.
 fn reconcile<S: StateMachine>(opened: &mut Opened<S>) -> Result<(), StartError> {
     let store = opened.machine.applied().last;
     let log = opened.recovered.prev;
@@ -327,11 +359,13 @@ fn reconcile<S: StateMachine>(opened: &mut Opened<S>) -> Result<(), StartError> 
         let file = opened.snapshots.newest().filter(|file| file.meta.last.index >= log.index);
         let Some(file) = file else { return Err(StartError::StoreBehindLog { store, log }) };
         tracing::warn!(%store, %log, snapshot = %file.meta.last, "the store is behind the log: rebuilding it");
+        crate::sometimes!("boot/store-rebuilt");
         install_file(&mut opened.machine, &opened.snapshots, &file).map_err(StartError::Rebuild)?;
     }
     let store = opened.machine.applied().last;
     if term_at(&opened.recovered, store.index) != Some(store.term) {
-        tracing::info!(%store, "the log does not reach the installed snapshot: beginning it anew");
+        tracing::info!(%store, "the log does not have the last entry of the state: beginning it anew behind that");
+        crate::sometimes!("boot/log-begun-anew");
         opened.wal.reset(store)?;
         opened.recovered.prev = store;
         opened.recovered.entries.clear();

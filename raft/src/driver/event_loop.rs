@@ -6,6 +6,7 @@
 //!
 //! The loop never waits for a disk. It hands work to the lanes and hears of it as a [`Completion`].
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ use super::log_lane::{LogLane, LogWork};
 use super::membership::{Changes, Membership};
 use super::options::{NodeOptions, Observer};
 use super::snapshots::Snapshots;
+use super::space::SpaceWatch;
 use super::status::NodeStatus;
 use super::waiters::{Proposals, Reads};
 
@@ -46,6 +48,8 @@ pub(super) enum Completion {
     SnapshotTaken { file: SnapshotFile },
     /// A snapshot has replaced the state.
     Installed { meta: SnapshotMeta },
+    /// The disk was measured; `None`: it could not be.
+    SpaceMeasured { free_bytes: Option<u64> },
     /// A disk or the store failed: the node stops.
     Failed(String),
 }
@@ -79,6 +83,7 @@ pub(super) struct EventLoop<S: StateMachine> {
     pub(super) log: LogLane,
     pub(super) apply: ApplyLane<S>,
     pub(super) snapshots: Snapshots,
+    pub(super) space: SpaceWatch,
     pub(super) clock: SharedClock,
     /// Where this node's own configuration says that others are.
     pub(super) addresses: BTreeMap<NodeId, String>,
@@ -142,6 +147,7 @@ pub(super) struct Parts<S: StateMachine> {
     pub(super) log: LogLane,
     pub(super) apply: ApplyLane<S>,
     pub(super) snapshots: Snapshots,
+    pub(super) space: SpaceWatch,
     pub(super) clock: SharedClock,
     pub(super) addresses: BTreeMap<NodeId, String>,
     pub(super) leadership: watch::Sender<Leadership>,
@@ -151,7 +157,7 @@ pub(super) struct Parts<S: StateMachine> {
 
 impl<S: StateMachine> EventLoop<S> {
     pub(super) fn new(options: NodeOptions, parts: Parts<S>) -> Self {
-        let Parts { raft, transport, log, apply, snapshots, clock, addresses, .. } = parts;
+        let Parts { raft, transport, log, apply, snapshots, space, clock, addresses, .. } = parts;
         let Parts { leadership, membership, state, .. } = parts;
         let (id, patience) = (options.core.id, options.core.election_timeout_ticks);
         Self {
@@ -160,6 +166,7 @@ impl<S: StateMachine> EventLoop<S> {
             log,
             apply,
             snapshots,
+            space,
             clock,
             addresses,
             retained: BTreeSet::new(),
@@ -212,7 +219,7 @@ impl<S: StateMachine> EventLoop<S> {
             biased;
             () = timer.as_mut() => ticked = true,
             Some(completion) = inputs.completions.recv() => stop = self.on_completion(completion),
-            Some(incoming) = inputs.peers.recv() => self.on_incoming(incoming),
+            Some(incoming) = inputs.peers.recv() => stop = self.on_incoming(incoming),
             Some(request) = inputs.requests.recv() => stop = self.on_request(request, &mut reads),
         }
         for _ in 1..TURN_MAX {
@@ -221,7 +228,7 @@ impl<S: StateMachine> EventLoop<S> {
         }
         for _ in 1..TURN_MAX {
             let Ok(incoming) = inputs.peers.try_recv() else { break };
-            self.on_incoming(incoming);
+            stop = stop.or(self.on_incoming(incoming));
         }
         for _ in 1..TURN_MAX {
             let Ok(request) = inputs.requests.try_recv() else { break };
@@ -268,6 +275,7 @@ impl<S: StateMachine> EventLoop<S> {
         self.changes.tick(self.raft.role() == RoleName::Leader);
         self.hand_overs.tick();
         self.tick_membership();
+        self.space.tick();
         if self.state.unattested && self.owed.is_empty() {
             self.state.unattested = false;
             self.log.submit(LogWork::Attest);
@@ -280,14 +288,17 @@ impl<S: StateMachine> EventLoop<S> {
         reads: &mut Vec<ReadWaiter>,
     ) -> Option<StopReason> {
         match request {
-            Request::Propose { command, waiter } => {
-                let refused = match self.raft.propose(command) {
+            Request::Propose { command, growth, waiter } => {
+                let refused = match self.raft.propose_as(command, growth) {
                     Ok(id) => {
                         self.proposals.insert(id, waiter);
                         return None;
                     }
                     Err(CoreProposeError::NotLeader { hint }) => ProposeError::NotLeader { hint },
                     Err(CoreProposeError::Overloaded) => ProposeError::Overloaded,
+                    Err(CoreProposeError::NoSpace) => {
+                        ProposeError::NoSpace { growth, full: self.raft.without_room(growth) }
+                    }
                     Err(CoreProposeError::Transferring { to }) => ProposeError::NotLeader { hint: Some(to) },
                 };
                 // The asker may have gone away.
@@ -345,7 +356,7 @@ impl<S: StateMachine> EventLoop<S> {
         }
     }
 
-    fn on_incoming(&mut self, incoming: Incoming) {
+    fn on_incoming(&mut self, incoming: Incoming) -> Option<StopReason> {
         match incoming {
             Incoming::Message(message) => self.step(message),
             // One at a time. The leader finds that this node is still behind, and sends another.
@@ -355,6 +366,7 @@ impl<S: StateMachine> EventLoop<S> {
                 self.received.push(file);
                 self.step(Message { from, to: self.options.core.id, term, body });
             }
+            Incoming::DiskFailed(why) => return Some(StopReason::Failed(why)),
             Incoming::Unreachable(peer) => self.raft.report_unreachable(peer),
             Incoming::SnapshotSent { to, outcome, last } => {
                 self.raft.report_snapshot(to, outcome, last.index);
@@ -373,6 +385,7 @@ impl<S: StateMachine> EventLoop<S> {
                 self.raft.report_disconnected(peer);
             }
         }
+        None
     }
 
     fn step(&mut self, message: Message) {
@@ -413,6 +426,7 @@ impl<S: StateMachine> EventLoop<S> {
                 self.compact_log();
             }
             Completion::Installed { meta } => self.on_installed(&meta),
+            Completion::SpaceMeasured { free_bytes } => self.on_space_measured(free_bytes),
             Completion::Failed(why) => return Some(StopReason::Failed(why)),
         }
         None
@@ -454,7 +468,7 @@ impl<S: StateMachine> EventLoop<S> {
         if let Some(observer) = &self.observer {
             observer.applied(last);
         }
-        if self.snapshots.is_due(last.index) {
+        if self.snapshots.is_due(last.index, &self.space) {
             self.apply.snapshot();
         }
         self.raft.compact_retaining(self.options.retain_log_bytes);
@@ -571,12 +585,32 @@ impl<S: StateMachine> EventLoop<S> {
         }
     }
 
+    /// The core hears of it. When it becomes less, what may be dropped of the log is made droppable; a snapshot for a
+    /// follower that waits for one is tried again.
+    fn on_space_measured(&mut self, free_bytes: Option<u64>) {
+        let Some(space) = self.space.measured(free_bytes) else { return };
+        let before = self.raft.space();
+        let id = self.options.core.id;
+        match space.cmp(&before) {
+            Ordering::Greater => tracing::warn!(%id, ?space, free_bytes, "the disk is short of room"),
+            Ordering::Less => tracing::info!(%id, ?space, free_bytes, "the disk has room again"),
+            Ordering::Equal => {}
+        }
+        self.raft.report_space(space);
+        if space > before {
+            self.begin_checkpoint();
+        }
+        if (space > before || self.snapshots.is_awaited()) && self.snapshots.begin(&self.space) {
+            self.apply.snapshot();
+        }
+    }
+
     fn send_snapshot(&mut self, peer: NodeId) {
         let compacted = self.raft.first_index().prev();
         match self.snapshots.for_peer(peer, compacted) {
             Some(file) => self.transport.send_snapshot(peer, self.raft.hard_state().term, file),
             None => {
-                if self.snapshots.begin() {
+                if self.snapshots.begin(&self.space) {
                     self.apply.snapshot();
                 }
             }
@@ -592,6 +626,7 @@ impl<S: StateMachine> EventLoop<S> {
             wal_segments: self.state.wal.segments as u64,
             snapshot: self.snapshots.newest(),
             checkpoint: self.state.checkpoint,
+            free_bytes: self.space.free_bytes(),
         }
     }
 }

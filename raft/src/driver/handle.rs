@@ -1,12 +1,15 @@
 //! How the rest of the process talks to a running node.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::SharedClock;
-use crate::core::{Change, ChangeError, Configuration, Index, Member, NodeId, RoleName, Term, TransferError};
+use crate::core::{
+    Change, ChangeError, Configuration, Growth, Index, Member, NodeId, RoleName, Term, TransferError,
+};
 use crate::net::SharedNet;
 use crate::transport::{self, PeerOptions, Probe};
 
@@ -37,6 +40,14 @@ pub enum ProposeError {
         bytes: u64,
         /// The limit.
         limit: u64,
+    },
+    /// Not done: it would take room that too few voters have on their disks. It may be proposed again once they have.
+    #[error("{}", no_space_text(.growth, .full))]
+    NoSpace {
+        /// What the command was taken for.
+        growth: Growth,
+        /// The voters that are short of room.
+        full: BTreeSet<NodeId>,
     },
     /// Not done: another leader's entry was committed in its place. It may be proposed again.
     #[error("not done: a new leader committed another entry in its place; it may be proposed again")]
@@ -71,6 +82,21 @@ pub enum ReadError {
 
 fn hint_text(hint: &Option<NodeId>) -> String {
     hint.map_or_else(|| "; no leader is known".to_owned(), |id| format!("; {id} probably is"))
+}
+
+/// Names who is full, and the mend.
+fn no_space_text(growth: &Growth, full: &BTreeSet<NodeId>) -> String {
+    let ids = full.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match growth {
+        Growth::Grows => format!(
+            "no space: the disks of {ids} are below their low mark of free space, and too few voters have more; make \
+             room on them (reads, deletes and compaction still work), and writes are taken again by themselves"
+        ),
+        Growth::Frees => format!(
+            "no space: the disks of {ids} are below their critical mark of free space, and too few voters have more; \
+             make room on them (reads still work), and commands are taken again by themselves"
+        ),
+    }
 }
 
 /// Who leads, as far as this node knows.
@@ -110,7 +136,7 @@ pub(super) type ProposalWaiter<R> = oneshot::Sender<Result<R, ProposeError>>;
 pub(super) type ReadWaiter = oneshot::Sender<Result<Index, ReadError>>;
 
 pub(super) enum Request<R> {
-    Propose { command: Bytes, waiter: ProposalWaiter<R> },
+    Propose { command: Bytes, growth: Growth, waiter: ProposalWaiter<R> },
     Read { waiter: ReadWaiter },
     Status { waiter: oneshot::Sender<NodeStatus> },
     Change { changes: Vec<Change>, waiter: ChangeWaiter },
@@ -159,17 +185,19 @@ impl<R: Send + 'static> RaftHandle<R> {
         self.id
     }
 
-    /// Has `command` replicated and applied; answers what the state machine answered.
+    /// Has `command` replicated and applied; answers what the state machine answered. The command is taken for one that
+    /// may make the state grow.
     ///
     /// Dropping the future does not take the command back.
     ///
     /// # Errors
     /// See [`ProposeError`].
     pub async fn propose(&self, command: Bytes) -> Result<R, ProposeError> {
-        self.propose_start(command)?.await.unwrap_or(Err(ProposeError::Stopped))
+        self.propose_start(command, Growth::Grows)?.await.unwrap_or(Err(ProposeError::Stopped))
     }
 
-    /// Like [`propose`](Self::propose), but returns as soon as the command is handed in; the receiver answers, or
+    /// Like [`propose`](Self::propose), but told what the command does to the size of the state, and returns as soon as
+    /// it is handed in; the receiver answers, or
     /// fails if the node stops.
     ///
     /// # Errors
@@ -177,13 +205,14 @@ impl<R: Send + 'static> RaftHandle<R> {
     pub fn propose_start(
         &self,
         command: Bytes,
+        growth: Growth,
     ) -> Result<oneshot::Receiver<Result<R, ProposeError>>, ProposeError> {
         let bytes = command.len() as u64;
         if bytes > self.command_bytes_max {
             return Err(ProposeError::TooLarge { bytes, limit: self.command_bytes_max });
         }
         let (waiter, answer) = oneshot::channel();
-        match self.requests.try_send(Request::Propose { command, waiter }) {
+        match self.requests.try_send(Request::Propose { command, growth, waiter }) {
             Ok(()) => Ok(answer),
             Err(mpsc::error::TrySendError::Full(_)) => Err(ProposeError::Overloaded),
             // It never reached the event loop; but the caller cannot do better than with any stopped node.

@@ -8,6 +8,7 @@
 //! | `log_lane.rs` | the write side of the log: group commit |
 //! | `apply_lane.rs` | the state machine: apply, checkpoints, snapshots, install |
 //! | `snapshots.rs` | when a snapshot file is due, and who waits for one |
+//! | `space.rs` | room on the disk, and the ballast |
 //! | `waiters.rs` | who waits for which proposal or read |
 //! | `membership.rs` | who waits for a change of membership, and whom the transport must reach meanwhile |
 //! | `handover.rs` | who waits for a hand-over of the leadership; the stop of a leader |
@@ -25,6 +26,7 @@ mod log_lane;
 mod membership;
 mod options;
 mod snapshots;
+mod space;
 mod status;
 mod waiters;
 
@@ -33,4 +35,5 @@ pub use handle::{Leadership, ProposeError, RaftHandle, ReadError, StopReason};
 pub use handover::HandOverError;
 pub use membership::{Membership, MembershipError};
 pub use options::{NodeOptions, Observer, Seams};
+pub use space::SpaceOptions;
 pub use status::NodeStatus;

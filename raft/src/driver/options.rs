@@ -13,6 +13,8 @@ use crate::net::SharedNet;
 use crate::transport::PeerOptions;
 use crate::wal::WalOptions;
 
+use super::space::SpaceOptions;
+
 /// The node's ways to the world. The real ones, or the simulator's.
 #[derive(Clone)]
 pub struct Seams {
@@ -81,6 +83,8 @@ pub struct NodeOptions {
     pub snapshot_log_bytes: u64,
     /// How much of the applied log is kept in memory for followers that lag; those further behind get a snapshot.
     pub retain_log_bytes: u64,
+    /// How much room the disk of the data directory should have.
+    pub space: SpaceOptions,
     /// Sees what happens.
     pub observer: Option<Arc<dyn Observer>>,
 }
@@ -110,6 +114,7 @@ impl NodeOptions {
             snapshot_entries: 10_000,
             snapshot_log_bytes: 256 * MIB,
             retain_log_bytes: 64 * MIB,
+            space: SpaceOptions::default(),
             observer: None,
         }
     }

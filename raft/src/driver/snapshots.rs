@@ -6,6 +6,8 @@ use std::sync::Arc;
 use crate::core::{Entry, Index, LogId, NodeId};
 use crate::snapshot::{SnapshotDir, SnapshotFile};
 
+use super::space::SpaceWatch;
+
 /// Decides about snapshot files; writes none itself.
 pub(super) struct Snapshots {
     dir: Arc<SnapshotDir>,
@@ -17,8 +19,10 @@ pub(super) struct Snapshots {
     /// one, because the follower keeps what it has got of it; a leader that writes snapshots faster than a slow link
     /// carries them would else begin anew each time.
     sending: BTreeMap<NodeId, SnapshotFile>,
-    /// Bytes of log applied since the newest one was begun.
+    /// Bytes of log applied since the newest one was begun, in this life of the node.
     log_bytes: u64,
+    /// Bytes of log that the newest one does not hold, of earlier lives too.
+    unsaved_bytes: u64,
     entries_min: u64,
     log_bytes_min: u64,
 }
@@ -31,6 +35,7 @@ impl Snapshots {
             waiting: BTreeSet::new(),
             sending: BTreeMap::new(),
             log_bytes: 0,
+            unsaved_bytes: 0,
             entries_min,
             log_bytes_min,
         }
@@ -43,27 +48,45 @@ impl Snapshots {
 
     /// These are about to be applied.
     pub(super) fn applying(&mut self, entries: &[Entry]) {
-        self.log_bytes += entries.iter().map(Entry::size_bytes).sum::<u64>();
+        let bytes = entries.iter().map(Entry::size_bytes).sum::<u64>();
+        self.log_bytes += bytes;
+        self.unsaved_bytes += bytes;
     }
 
     /// Whether a snapshot should be begun now, `applied` being the last entry applied; if so, it is taken as begun.
     ///
     /// Waiting until the log since then is as large as the file itself bounds what writing snapshots costs.
-    pub(super) fn is_due(&mut self, applied: Index) -> bool {
+    /// One that does not fit on the disk is not due.
+    pub(super) fn is_due(&mut self, applied: Index, space: &SpaceWatch) -> bool {
         let (index, file_bytes) = self.newest().map_or((0, 0), |(last, bytes)| (last.index.0, bytes));
         applied.0 >= index + self.entries_min
             && self.log_bytes >= self.log_bytes_min.max(file_bytes)
-            && self.begin()
+            && self.begin(space)
     }
 
-    /// Takes a snapshot as begun; false if one is under way already.
-    pub(super) fn begin(&mut self) -> bool {
-        if self.taking {
+    /// Takes a snapshot as begun; false if one is under way already, or would not fit on the disk.
+    ///
+    /// The state is at most as large as its last snapshot and what was applied since.
+    pub(super) fn begin(&mut self, space: &SpaceWatch) -> bool {
+        let bytes = self.newest().map_or(0, |(_, bytes)| bytes).saturating_add(self.unsaved_bytes);
+        if self.taking || !space.fits(bytes) {
             return false;
         }
+        self.unsaved_bytes = 0;
         self.taking = true;
         self.log_bytes = 0;
         true
+    }
+
+    /// What was applied before this start.
+    pub(super) fn recovered(mut self, bytes: u64) -> Self {
+        self.unsaved_bytes = bytes;
+        self
+    }
+
+    /// Whether followers wait for one.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// The snapshot that was begun is written. Returns the followers that wait for it.
@@ -85,6 +108,7 @@ impl Snapshots {
                 self.sending.insert(peer, file.clone());
             }
             None => {
+                crate::sometimes!("snapshot/follower-waits-for-the-next");
                 self.waiting.insert(peer);
             }
         }
@@ -132,14 +156,29 @@ mod tests {
         let at = tempfile::tempdir().unwrap();
         let dir = dir(&at);
         let mut snapshots = Snapshots::new(Arc::clone(&dir), 10, 100);
+        let ample = SpaceWatch::having(None, 0);
         snapshots.applying(&entries(9));
-        assert!(!snapshots.is_due(Index(9)), "nine entries are too few");
-        assert!(snapshots.is_due(Index(10)));
+        assert!(!snapshots.is_due(Index(9), &ample), "nine entries are too few");
+        assert!(snapshots.is_due(Index(10), &ample));
         snapshots.applying(&entries(50));
-        assert!(!snapshots.is_due(Index(60)), "one is under way");
+        assert!(!snapshots.is_due(Index(60), &ample), "one is under way");
         let file = write(&dir, 10, 100_000);
         snapshots.taken(&file);
-        assert!(!snapshots.is_due(Index(60)), "the log since then is smaller than the file");
+        assert!(!snapshots.is_due(Index(60), &ample), "the log since then is smaller than the file");
+    }
+
+    #[test]
+    fn a_snapshot_that_does_not_fit_is_not_begun() {
+        let at = tempfile::tempdir().unwrap();
+        let dir = dir(&at);
+        let file = write(&dir, 10, 1_000);
+        let mut snapshots = Snapshots::new(Arc::clone(&dir), 10, 100).recovered(300);
+        snapshots.applying(&entries(50));
+        let needed = file.bytes + 300 + entries(50).iter().map(Entry::size_bytes).sum::<u64>();
+        let short = SpaceWatch::having(Some(needed + 49), 50);
+        assert!(!snapshots.is_due(Index(60), &short), "it would end below the critical mark");
+        assert!(!snapshots.begin(&short));
+        assert!(snapshots.is_due(Index(60), &SpaceWatch::having(Some(needed + 50), 50)));
     }
 
     #[test]

@@ -21,4 +21,6 @@ pub struct NodeStatus {
     pub snapshot: Option<(LogId, u64)>,
     /// The last entry that the state machine's store holds durably.
     pub checkpoint: LogId,
+    /// Bytes free on the disk of the data directory, beside the ballast, when they were last measured.
+    pub free_bytes: Option<u64>,
 }

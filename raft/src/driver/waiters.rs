@@ -42,6 +42,7 @@ impl<R> Proposals<R> {
                 found = Some(waiter);
             } else if !crate::mutant!("waiter-strand") {
                 // The asker may have gone away; nothing is lost then.
+                crate::sometimes!("proposal/superseded");
                 let _ = waiter.send(Err(ProposeError::Superseded));
             }
         }
@@ -54,6 +55,7 @@ impl<R> Proposals<R> {
             if first.key().0 > through {
                 break;
             }
+            crate::sometimes!("proposal/jumped-over-by-a-snapshot");
             let _ = first.remove().send(Err(ProposeError::OutcomeUnknown));
         }
     }
@@ -105,6 +107,7 @@ impl Reads {
                 let _ = waiter.send(Ok(index));
             }
         } else {
+            crate::sometimes!("reads/wait-for-apply");
             self.applying.entry(index).or_default().extend(waiters);
         }
     }

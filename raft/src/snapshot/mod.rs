@@ -160,6 +160,15 @@ impl SnapshotDir {
         SnapshotWriter::new(Folder::stage(&self.folder, meta)?)
     }
 
+    /// Bytes free on the disk of this directory.
+    ///
+    /// # Errors
+    /// The disk cannot be asked.
+    pub fn free_bytes(&self) -> Result<u64, SnapshotError> {
+        let dir = &self.folder.dir;
+        self.folder.disk.free_bytes(dir).during("measure", dir)
+    }
+
     /// Begins to receive a snapshot.
     ///
     /// # Errors

@@ -108,6 +108,8 @@ pub struct PeerOptions {
     /// How many bytes of snapshots are sent in a second, to all peers together, so that they do not take the network
     /// and the disk from the log. 0: as many as will go.
     pub snapshot_bytes_per_second: u64,
+    /// A snapshot is received only if so many bytes are free on the disk beside the file and the state made of it.
+    pub free_bytes_min: u64,
 }
 
 impl Default for PeerOptions {
@@ -125,6 +127,7 @@ impl Default for PeerOptions {
             incoming_bytes_max: 64 << 20,
             handshakes_max: 64,
             snapshot_bytes_per_second: 128 << 20,
+            free_bytes_min: 0,
         }
     }
 }
@@ -168,6 +171,8 @@ pub enum Incoming {
         /// The file.
         file: SnapshotFile,
     },
+    /// The disk failed while a snapshot was being received: the node must stop (rule 2). Nothing was promised of it.
+    DiskFailed(String),
     /// Messages to this peer were lost, or may have been: the first attempt to reach it failed, its connection
     /// broke, or its queue overflowed. Said once until that is over.
     Unreachable(NodeId),

@@ -69,6 +69,11 @@ enum Fault {
     Idle,
     #[error("{0}")]
     File(#[from] SnapshotError),
+    #[error(
+        "the disk here has {free} bytes free, and a snapshot of {bytes} bytes takes that much twice; make room, and \
+         it will be sent again"
+    )]
+    NoRoom { bytes: u64, free: u64 },
     #[error("a frame out of turn: {0}")]
     Protocol(String),
     #[error("a transfer of term {0} is under way")]
@@ -105,6 +110,10 @@ pub(super) async fn run(shared: &Shared, accepted: Accepted) {
         Err(fault) => Err(fault),
     };
     let Err(fault) = result else { return };
+    if let Fault::File(SnapshotError::Io { .. }) = &fault {
+        // The receiver is gone only when the node has stopped.
+        let _ = shared.inbox.send(Incoming::DiskFailed(format!("receiving a snapshot: {fault}")), 0).await;
+    }
     shared.reception.warn((from.0, "receiving", "snapshot"), || {
         format!("a snapshot from {from} at {remote} was given up: {fault}")
     });
@@ -187,12 +196,23 @@ impl Staged {
             Some(Kept { from, file, receiver, fruitless, .. })
                 if from == pipe.accepted.from && file == *name =>
             {
+                crate::sometimes!("snapshot/transfer-resumed");
                 (Self { receiver: Some(receiver), lane }, fruitless)
             }
             other => {
+                crate::sometimes!("snapshot/transfer-begun");
                 drop(other.map(|kept| Self { receiver: Some(kept.receiver), lane: Arc::clone(&lane) }));
-                let (snapshots, wanted) = (Arc::clone(&shared.snapshots), name.meta.clone());
-                let work = on_lane(&lane, move || snapshots.receive(&wanted));
+                let (snapshots, wanted, bytes) =
+                    (Arc::clone(&shared.snapshots), name.meta.clone(), name.bytes);
+                let min = shared.options.free_bytes_min;
+                let work = on_lane(&lane, move || {
+                    // Once as a file, and once as the state that is made of it.
+                    let free = snapshots.free_bytes()?;
+                    if free < bytes.saturating_mul(2).saturating_add(min) {
+                        return Err(Fault::NoRoom { bytes, free });
+                    }
+                    Ok(snapshots.receive(&wanted)?)
+                });
                 let receiver = pipe.during(shared, work).await?.ok_or(Fault::Stopping)??;
                 (Self { receiver: Some(receiver), lane }, 0)
             }

@@ -84,7 +84,8 @@ async fn a_leader_that_is_stopped_hands_over_first_and_answers_everyone() {
     let node = cluster.node(leader).clone();
     // The next leader is there long before all of this is applied here.
     cluster.stores[&leader].apply_ms.store(200, Ordering::SeqCst);
-    let answers: Vec<_> = (0..100).map(|_| node.propose_start("x".into()).unwrap()).collect();
+    let answers: Vec<_> =
+        (0..100).map(|_| node.propose_start("x".into(), raft::core::Growth::Grows).unwrap()).collect();
     cluster.stop(leader).await;
     for answer in answers {
         assert!(answer.await.unwrap().is_ok(), "a graceful stop leaves no outcome unknown");

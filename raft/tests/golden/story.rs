@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use raft::core::{
-    Change, Config, Configuration, Index, Lease, Member, Message, MessageBody, NodeId, Raft, SnapshotMeta,
-    SnapshotOutcome,
+    Change, Config, Configuration, Growth, Index, Lease, Member, Message, MessageBody, NodeId, Raft,
+    SnapshotMeta, SnapshotOutcome, Space,
 };
 
 use crate::common::{Machine, Node};
@@ -65,6 +65,15 @@ fn change(word: &str) -> Change {
     }
 }
 
+fn space(word: &str) -> Space {
+    match word {
+        "ample" => Space::Ample,
+        "low" => Space::Low,
+        "critical" => Space::Critical,
+        _ => panic!("`{word}` is no amount of room"),
+    }
+}
+
 fn number(word: &str) -> u64 {
     word.parse().unwrap_or_else(|_| panic!("`{word}` is no number"))
 }
@@ -89,6 +98,7 @@ impl Story {
     /// - `cut N` (off all others), `split A,B` (these off the others), `cut_link A B` (one direction), `heal`
     /// - `slow N`, `prompt N`: its disk answers only to `persist`, or by itself
     /// - `crash N`, `restart N`, `save N` (what it applied survives), `compact N index`, `unreachable A B`
+    /// - `damage N index`: its log loses the entries from there on; only while it is down
     /// - `snapshot A B ok|fail`: ends a transfer; `send_snapshot A B`: begins one nobody asked for
     /// - `status N`, `log N`
     pub(crate) fn run(&mut self, command: &str) -> String {
@@ -214,6 +224,14 @@ impl Story {
                 let answer = self.raft(id).propose(Bytes::from(text.join(" ")));
                 return answer.map_or_else(|error| format!("{id} refuses: {error}\n"), |_| String::new());
             }
+            ("free", text) => {
+                let answer = self.raft(id).propose_as(Bytes::from(text.join(" ")), Growth::Frees);
+                return answer.map_or_else(|error| format!("{id} refuses: {error}\n"), |_| String::new());
+            }
+            ("space", [word]) => self.raft(id).report_space(space(word)),
+            ("without_room", []) => {
+                return format!("without room: {:?}\n", self.raft(id).without_room(Growth::Grows));
+            }
             ("read", [context]) => {
                 let answer = self.raft(id).read_index(number(context));
                 return answer.map_or_else(|error| format!("{id} refuses: {error}\n"), |()| String::new());
@@ -243,6 +261,11 @@ impl Story {
             ("prompt", []) => _ = self.slow.remove(&id),
             ("crash", []) => self.node(id).crash(0, None),
             ("restart", []) => self.node(id).restart(),
+            ("damage", [index]) => {
+                let node = self.node(id);
+                assert!(node.raft.is_none(), "a disk is damaged while {id} is down");
+                node.disk.damage(Index(number(index)));
+            }
             ("save", []) => {
                 let node = self.node(id);
                 node.disk.checkpoint = node.machine.clone();

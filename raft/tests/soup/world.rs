@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use raft::core::{
     Change, Configuration, Event, Index, LogId, Member, Message, MessageBody, NodeId, Payload, ProposeError,
-    Raft, ReadIndexError, RoleName, SnapshotMeta, SnapshotOutcome, Term,
+    Raft, ReadIndexError, RoleName, SnapshotMeta, SnapshotOutcome, Space, Term,
 };
 
 use crate::checker::{Checker, is_quorum};
@@ -328,12 +328,14 @@ impl World {
     fn report_connection(&mut self, node: usize) {
         let peer = NodeId(self.rng.below(self.nodes.len()) as u64 + 1);
         let is_broken = self.rng.chance(500);
+        let space = *self.rng.pick(&[Space::Ample, Space::Ample, Space::Low, Space::Critical]);
         let Some(raft) = self.raft(node) else { return };
         if is_broken {
             raft.report_disconnected(peer)
         } else {
             raft.report_connected(peer)
         }
+        raft.report_space(space);
         self.observe(node);
     }
 
@@ -420,7 +422,10 @@ impl World {
                 Some(id)
             }
             Err(
-                ProposeError::NotLeader { .. } | ProposeError::Overloaded | ProposeError::Transferring { .. },
+                ProposeError::NotLeader { .. }
+                | ProposeError::Overloaded
+                | ProposeError::NoSpace
+                | ProposeError::Transferring { .. },
             ) => None,
         }
     }
@@ -593,6 +598,7 @@ impl World {
             self.now_ns += 10_000_000;
             for &node in &members {
                 if let Some(raft) = self.raft(node) {
+                    raft.report_space(Space::Ample);
                     raft.tick();
                     self.observe(node);
                 }

@@ -1,9 +1,12 @@
 //! The commands of `raftkv-sim`, one a module.
 
 pub mod check;
+pub mod gate;
+pub mod merge;
 pub mod one;
 pub mod replay;
 pub mod run;
+pub mod shrink;
 mod world;
 
 use std::process::ExitCode;
@@ -26,10 +29,16 @@ enum Command {
     Run(run::Arguments),
     /// Run one world and print its timeline.
     Replay(replay::Arguments),
+    /// Make a world that fails smaller; it must break the same rule.
+    Shrink(shrink::Arguments),
     /// Run one world in this process.
     #[command(hide = true)]
     One(one::Arguments),
     Check(check::Arguments),
+    /// Run worlds twice, each time in a process of its own: every event must be the same.
+    Gate(gate::Arguments),
+    /// Join the journals of several sweeps into one report.
+    Merge(merge::Arguments),
 }
 
 /// The command for worlds of the key-value store.
@@ -41,8 +50,11 @@ pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
+        Command::Shrink(arguments) => shrink::run(&arguments),
         Command::One(_) => without_a_world(),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Gate(arguments) => gate::run(&arguments),
+        Command::Merge(arguments) => merge::run(&arguments),
     }
 }
 
@@ -53,8 +65,11 @@ pub fn main_of(app: std::sync::Arc<dyn crate::app::App>) -> ExitCode {
     match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
+        Command::Shrink(arguments) => shrink::run(&arguments),
         Command::One(arguments) => one::run(app, &arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Gate(arguments) => gate::run(&arguments),
+        Command::Merge(arguments) => merge::run(&arguments),
     }
 }
 

@@ -28,6 +28,9 @@ pub struct Arguments {
     /// Write the history of client operations to this file.
     #[arg(long)]
     pub history: Option<PathBuf>,
+    /// Write what of the plan was begun, and when, to this file.
+    #[arg(long)]
+    pub schedule: Option<PathBuf>,
 }
 
 /// Runs the world.
@@ -47,7 +50,15 @@ pub fn run(app: std::sync::Arc<dyn crate::app::App>, arguments: &Arguments) -> E
         eprintln!("{error}");
         return ExitCode::from(2);
     }
-    let options = crate::simulation::Options { keep: arguments.keep, history: arguments.history.clone() };
+    if let Err(error) = super::world::choose_mutant(&plan, arguments.fixed.sound) {
+        eprintln!("{error}");
+        return ExitCode::from(2);
+    }
+    let options = crate::simulation::Options {
+        keep: arguments.keep,
+        history: arguments.history.clone(),
+        schedule: arguments.schedule.clone(),
+    };
     let report = crate::simulation::run_app(app, plan, options);
     match serde_json::to_string(&report) {
         Ok(line) => println!("{line}"),

@@ -19,6 +19,9 @@ pub struct WorldArguments {
     /// Whether leaders may answer reads by lease, and whether the clocks keep to what leases rely on.
     #[arg(long, value_enum, default_value_t)]
     pub leases: Leases,
+    /// Run plans that take a planted bug to break a rule without that bug.
+    #[arg(long)]
+    pub sound: bool,
 }
 
 impl WorldArguments {
@@ -41,8 +44,48 @@ impl WorldArguments {
         if self.leases != Leases::default() {
             line.extend(["--leases".to_owned(), self.leases.name().to_owned()]);
         }
+        if self.sound {
+            line.push("--sound".to_owned());
+        }
         line
     }
+}
+
+/// Refuses a plan that is about a planted bug, if this build has none.
+pub(super) fn refuse_mutant(plan: &Plan, sound: bool) -> Result<(), String> {
+    match &plan.mutant {
+        Some(mutant) if cfg!(not(mutants)) && !sound => Err(format!(
+            "the plan is about the planted bug {mutant}, and this build has none: use `cargo mutants-build` and \
+             target/mutants/sim/raftkv-sim, or run the plan without the bug (--sound)"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Sees to it that the planted bug which a plan names is the one in this process: its own process begins anew with it,
+/// if need be. A plan that names none takes the one of the environment, if there is one.
+///
+/// # Errors
+/// There are no planted bugs in this build.
+#[cfg(madsim)]
+pub(super) fn choose_mutant(plan: &Plan, sound: bool) -> Result<(), String> {
+    use std::os::unix::process::CommandExt as _;
+    refuse_mutant(plan, sound)?;
+    let chosen = std::env::var("RAFTKV_MUTANT").ok();
+    let wanted = match &plan.mutant {
+        Some(_) if sound => None,
+        Some(mutant) => Some(mutant.clone()),
+        None => return Ok(()),
+    };
+    if wanted == chosen {
+        return Ok(());
+    }
+    let mut again = std::process::Command::new(std::env::current_exe().map_err(|error| error.to_string())?);
+    again.args(std::env::args_os().skip(1)).env_remove("RAFTKV_MUTANT");
+    if let Some(mutant) = wanted {
+        again.env("RAFTKV_MUTANT", mutant);
+    }
+    Err(again.exec().to_string())
 }
 
 /// A world: a seed, or a plan in a file.
@@ -89,8 +132,17 @@ impl World {
 pub struct SeedRange {
     /// The first.
     pub first: u64,
-    /// The one after the last.
+    /// The one after the last; the greatest number of all if there is no last one.
     pub end: u64,
+}
+
+impl std::fmt::Display for SeedRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.end {
+            u64::MAX => write!(f, "{}..", self.first),
+            end => write!(f, "{}..{end}", self.first),
+        }
+    }
 }
 
 impl std::str::FromStr for SeedRange {
@@ -98,7 +150,8 @@ impl std::str::FromStr for SeedRange {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let range = text.split_once("..").and_then(|(first, end)| {
-            let (first, end) = (first.parse().ok()?, end.parse().ok()?);
+            let end = if end.is_empty() { u64::MAX } else { end.parse().ok()? };
+            let first = first.parse().ok()?;
             (first < end).then_some(Self { first, end })
         });
         range
@@ -115,7 +168,9 @@ mod tests {
         assert_eq!("17".parse(), Ok(World::Seed(17)));
         assert_eq!("a/plan.json".parse(), Ok(World::File("a/plan.json".into())));
         assert_eq!("3..5".parse(), Ok(SeedRange { first: 3, end: 5 }));
-        for wrong in ["5", "5..5", "a..b", "7..3", ""] {
+        assert_eq!("3..".parse(), Ok(SeedRange { first: 3, end: u64::MAX }));
+        assert_eq!(SeedRange { first: 3, end: u64::MAX }.to_string(), "3..");
+        for wrong in ["5", "..", "..3", "5..5", "a..b", "7..3", ""] {
             assert!(wrong.parse::<SeedRange>().is_err(), "{wrong}");
         }
     }

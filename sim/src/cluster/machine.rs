@@ -18,7 +18,6 @@ use crate::app::{App, Platter, Start};
 use crate::blocking::SimBlocking;
 use crate::clock::SimClock;
 use crate::disk::SimDisk;
-use crate::random::Random;
 use crate::scenario::Scenario;
 use crate::trace::{Event, Source};
 
@@ -173,11 +172,14 @@ impl Machine {
         self.process = Some(Process { handle, paused: false, asked });
     }
 
-    /// Takes the process down. What is on the disk afterwards is decided first.
+    /// Takes the process down. What is on the disk afterwards is decided first, by a draw that belongs to this node and
+    /// start alone.
     pub(super) fn crash(&mut self, unsynced: Unsynced, seed: u64) {
         let Some(process) = self.process.take() else { return };
         let image = match unsynced {
-            Unsynced::Lost => self.disk.power_loss_image(seed),
+            Unsynced::Lost => {
+                self.disk.power_loss_image(start_seed(seed, "power loss", self.node, self.starts))
+            }
             Unsynced::Kept => self.disk.process_crash_image(),
         };
         self.disk.power_off();
@@ -222,7 +224,7 @@ impl Machine {
             world.time.clone(),
             world.trace.clone(),
             node,
-            Random::new(start_seed(world.seed, "lanes", node, start)),
+            start_seed(world.seed, "lanes", node, start),
             world.scenario.lanes.clone(),
             Arc::clone(&self.slowness),
             after_job,

@@ -24,7 +24,7 @@ use crate::app::{App, View};
 use crate::clock::SimClock;
 use crate::invariants::Invariants;
 use crate::network::Network;
-use crate::random::{Random, derive};
+use crate::random::derive;
 use crate::report::Failure;
 use crate::scenario::Scenario;
 use crate::time::VirtualTime;
@@ -86,7 +86,6 @@ struct Shared {
     app: Arc<dyn App>,
     world: World,
     machines: Vec<Mutex<Machine>>,
-    random: Mutex<Random>,
     watch: Arc<Watch>,
     signals: mpsc::UnboundedSender<Signal>,
     crashes: AtomicU32,
@@ -111,13 +110,11 @@ impl Cluster {
         let (signals, mut received) = mpsc::unbounded_channel();
         let count = world.scenario.machines();
         let machines = (1..=count).map(|id| Mutex::new(Machine::new(&*app, &world, id))).collect();
-        let random = Mutex::new(Random::stream(world.seed, "crashes"));
         let watch = Arc::new(Watch::new(world.clone(), count, signals.clone()));
         let shared = Shared {
             app,
             world,
             machines,
-            random,
             watch,
             signals,
             crashes: AtomicU32::new(0),
@@ -202,10 +199,6 @@ impl Cluster {
         self.shared.machines[usize::from(node) - 1].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn draw(&self) -> u64 {
-        self.shared.random.lock().unwrap_or_else(PoisonError::into_inner).next_u64()
-    }
-
     /// Starts a node that is down. Nothing happens if it is up, or has no business to be.
     pub fn start(&self, node: u8) {
         if self.machine(node).standing() == Standing::InUse {
@@ -227,7 +220,7 @@ impl Cluster {
 
     /// Takes a node's process down at once. Nothing happens if it is down.
     pub fn crash(&self, node: u8, silent: bool, unsynced: Unsynced) {
-        let (world, seed) = (&self.shared.world, self.draw());
+        let world = &self.shared.world;
         let mut machine = self.machine(node);
         if !machine.is_up() {
             return;
@@ -238,7 +231,7 @@ impl Cluster {
             Unsynced::Kept => "its machine keeps what it wrote",
         };
         world.record(Source::Node(node), &Event::Stopped { kind: StopKind::Killed, reason });
-        machine.crash(unsynced, seed);
+        machine.crash(unsynced, world.seed);
         world.network.crash(host(node), silent);
         self.shared.watch.stopped(node);
     }

@@ -14,12 +14,14 @@
 //!   can still be read, and no later sync writes it.
 //!
 //! Mutating calls are counted. [`SimDisk::set_crash_after`] switches the power off behind a chosen one; from then on
-//! every call fails and changes nothing. Everything is deterministic by the seeds handed in.
+//! every call fails and changes nothing. [`SimDisk::set_failure_after`] makes a chosen one fail, whatever it is, and
+//! [`SimDisk::fail_after`] one of a kind. [`SimDisk::set_free`] makes it a disk that fills: what grows a file beyond
+//! that fails, and does nothing. Everything is deterministic by the seeds handed in.
 //!
 //! Cheap on purpose: sectors full of zeros take no memory, an image shares all sectors with its origin.
 //!
-//! Deliberately absent: time (how long a call takes is drawn by the simulated lanes), a full disk, and faults that
-//! are drawn rather than placed.
+//! Deliberately absent: time (how long a call takes is drawn by the simulated lanes), and faults that are drawn rather
+//! than placed.
 
 mod draw;
 mod fate;
@@ -37,8 +39,8 @@ use draw::Draw;
 use fate::Fate;
 use tree::{FileCell, Node, Tree, lock};
 
-/// What [`Disk::free_bytes`] tells.
-const FREE_BYTES: u64 = 1 << 40;
+/// The bytes on a disk that does not fill.
+const CAPACITY_BYTES: u64 = 1 << 40;
 
 /// The kinds of call that can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +76,12 @@ struct World {
     off: bool,
     /// Kinds of call to fail, with how many of them are still to succeed before.
     faults: Vec<(Call, u64)>,
+    /// The number of the mutating call that is to fail.
+    fail_at: Option<u64>,
+    /// What failed because it was to, and where.
+    failed: Vec<(Call, PathBuf)>,
+    /// The bytes that all files together may have.
+    capacity: u64,
 }
 
 impl SimDisk {
@@ -92,6 +100,9 @@ impl SimDisk {
             crash_at: None,
             off: false,
             faults: Vec::new(),
+            fail_at: None,
+            failed: Vec::new(),
+            capacity: CAPACITY_BYTES,
         };
         Self { world: Arc::new(Mutex::new(world)) }
     }
@@ -130,6 +141,25 @@ impl SimDisk {
         self.lock().faults.push((kind, successes));
     }
 
+    /// Makes the mutating call after `calls` more of them fail with an I/O error, whatever it is.
+    pub fn set_failure_after(&self, calls: u64) {
+        let mut world = self.lock();
+        world.fail_at = Some(world.calls + calls + 1);
+    }
+
+    /// What has failed on demand so far: which call, and of which file or directory.
+    #[must_use]
+    pub fn failed(&self) -> Vec<(Call, PathBuf)> {
+        self.lock().failed.clone()
+    }
+
+    /// Leaves so many bytes for files to grow into; `None`: as many as anyone could want. What is removed or cut makes
+    /// room again.
+    pub fn set_free(&self, bytes: Option<u64>) {
+        let mut world = self.lock();
+        world.capacity = bytes.map_or(CAPACITY_BYTES, |bytes| world.tree.bytes() + bytes);
+    }
+
     /// The disk as found after a power loss now: what was synced, and of the rest whatever `seed` leaves. Switched
     /// on, without locks, crash point or faults. This disk does not change.
     #[must_use]
@@ -138,7 +168,9 @@ impl SimDisk {
         let world = self.lock();
         let oldest = world.tree.oldest_unsynced().unwrap_or(world.calls);
         let fate = Fate::draw(&mut draw, oldest, world.calls);
-        Self::with(world.tree.after_power_loss(&fate, &mut draw), draw)
+        let image = Self::with(world.tree.after_power_loss(&fate, &mut draw), draw);
+        image.lock().capacity = world.capacity;
+        image
     }
 
     /// The disk with nothing but what is certain to survive a power loss.
@@ -154,7 +186,9 @@ impl SimDisk {
     pub fn process_crash_image(&self) -> Self {
         let world = self.lock();
         let image = Self::with(world.tree.copy(), world.draw.clone());
-        image.lock().calls = world.calls;
+        let mut found = image.lock();
+        (found.calls, found.capacity) = (world.calls, world.capacity);
+        drop(found);
         image
     }
 
@@ -195,22 +229,31 @@ impl SimDisk {
 
 impl World {
     /// Lets a call that changes nothing through.
-    fn reading(&mut self, kind: Option<Call>) -> io::Result<()> {
+    fn reading(&mut self, of: Option<(Call, &Path)>) -> io::Result<()> {
         if self.off {
             return Err(io::Error::other("the power is off"));
         }
-        if kind.is_some_and(|kind| self.is_to_fail(kind)) { Err(injected()) } else { Ok(()) }
+        if of.is_some_and(|(kind, path)| self.is_to_fail(kind, path)) { Err(injected()) } else { Ok(()) }
     }
 
     /// Counts a mutating call; returns its number, and whether it is to fail.
-    fn mutating(&mut self, kind: Call) -> io::Result<(u64, bool)> {
+    fn mutating(&mut self, kind: Call, path: &Path) -> io::Result<(u64, bool)> {
         self.reading(None)?;
         self.calls += 1;
-        Ok((self.calls, self.is_to_fail(kind)))
+        Ok((self.calls, self.is_to_fail(kind, path)))
     }
 
-    fn is_to_fail(&mut self, kind: Call) -> bool {
-        let mut fails = false;
+    /// Whether so many bytes more fit on the disk.
+    fn take(&self, bytes: u64) -> io::Result<()> {
+        // Counting takes time, and most disks never fill.
+        if bytes > 0 && self.capacity < CAPACITY_BYTES && self.tree.bytes() + bytes > self.capacity {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+
+    fn is_to_fail(&mut self, kind: Call, path: &Path) -> bool {
+        let mut fails = kind != Call::Read && self.fail_at == Some(self.calls);
         self.faults.retain_mut(|(of, successes)| {
             if *of != kind {
                 return true;
@@ -221,6 +264,9 @@ impl World {
                 true
             })
         });
+        if fails {
+            self.failed.push((kind, path.to_owned()));
+        }
         fails
     }
 
@@ -234,9 +280,10 @@ impl World {
     fn whole_or_not<T>(
         &mut self,
         kind: Call,
+        path: &Path,
         work: impl FnOnce(&mut Tree, u64) -> io::Result<T>,
     ) -> io::Result<T> {
-        let (call, fails) = self.mutating(kind)?;
+        let (call, fails) = self.mutating(kind, path)?;
         let result = if fails { Err(injected()) } else { work(&mut self.tree, call) };
         self.done(result)
     }
@@ -249,7 +296,7 @@ fn injected() -> io::Error {
 
 impl Disk for SimDisk {
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.lock().whole_or_not(Call::Name, |tree, call| tree.create_dir_all(path, call))
+        self.lock().whole_or_not(Call::Name, path, |tree, call| tree.create_dir_all(path, call))
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
@@ -272,26 +319,27 @@ impl Disk for SimDisk {
         let mut world = self.lock();
         let file = match mode {
             OpenMode::CreateNew => {
-                world.whole_or_not(Call::Name, |tree, call| tree.create_file(path, call))?
+                world.whole_or_not(Call::Name, path, |tree, call| tree.create_file(path, call))?
             }
             OpenMode::Read | OpenMode::Write => {
                 world.reading(None)?;
                 world.tree.file(path)?
             }
         };
-        Ok(Box::new(SimFile { disk: self.clone(), file, writable: mode != OpenMode::Read }))
+        let writable = mode != OpenMode::Read;
+        Ok(Box::new(SimFile { disk: self.clone(), file, writable, path: path.to_owned() }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.lock().whole_or_not(Call::Name, |tree, call| tree.rename(from, to, call))
+        self.lock().whole_or_not(Call::Name, to, |tree, call| tree.rename(from, to, call))
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.lock().whole_or_not(Call::Name, |tree, call| tree.remove_file(path, call))
+        self.lock().whole_or_not(Call::Name, path, |tree, call| tree.remove_file(path, call))
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.lock().whole_or_not(Call::SyncDir, |tree, _| tree.sync_dir(path))
+        self.lock().whole_or_not(Call::SyncDir, path, |tree, _| tree.sync_dir(path))
     }
 
     fn lock_dir(&self, path: &Path) -> io::Result<DirLock> {
@@ -312,7 +360,8 @@ impl Disk for SimDisk {
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         let mut world = self.lock();
         world.reading(None)?;
-        world.tree.node(path).map(|_| FREE_BYTES)
+        world.tree.node(path)?;
+        Ok(world.capacity.saturating_sub(world.tree.bytes()))
     }
 }
 
@@ -331,6 +380,8 @@ struct SimFile {
     disk: SimDisk,
     file: FileCell,
     writable: bool,
+    /// As it was when it was opened.
+    path: PathBuf,
 }
 
 impl SimFile {
@@ -341,15 +392,18 @@ impl SimFile {
 
 impl File for SimFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.disk.lock().reading(Some(Call::Read))?;
+        self.disk.lock().reading(Some((Call::Read, &self.path)))?;
         Ok(lock(&self.file).read(buf, offset))
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         self.writable()?;
         let mut world = self.disk.lock();
-        let (call, fails) = world.mutating(Call::Write)?;
-        let result = if fails {
+        let (call, fails) = world.mutating(Call::Write, &self.path)?;
+        let grows = (offset + data.len() as u64).saturating_sub(lock(&self.file).len());
+        let result = if let Err(full) = world.take(grows) {
+            Err(full)
+        } else if fails {
             let part = world.draw.below(data.len() as u64 + 1) as usize;
             lock(&self.file).write(&data[..part], offset, call);
             Err(injected())
@@ -362,7 +416,7 @@ impl File for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut world = self.disk.lock();
-        let (_, fails) = world.mutating(Call::SyncData)?;
+        let (_, fails) = world.mutating(Call::SyncData, &self.path)?;
         let result = if fails {
             lock(&self.file).sync_badly(&mut world.draw);
             Err(injected())
@@ -380,7 +434,11 @@ impl File for SimFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.writable()?;
-        self.disk.lock().whole_or_not(Call::Resize, |_, call| {
+        let mut world = self.disk.lock();
+        let grows = len.saturating_sub(lock(&self.file).len());
+        let room = world.take(grows);
+        world.whole_or_not(Call::Resize, &self.path, |_, call| {
+            room?;
             lock(&self.file).set_len(len, call);
             Ok(())
         })
@@ -388,7 +446,11 @@ impl File for SimFile {
 
     fn preallocate(&self, len: u64) -> io::Result<()> {
         self.writable()?;
-        self.disk.lock().whole_or_not(Call::Resize, |_, call| {
+        let mut world = self.disk.lock();
+        let grows = len.saturating_sub(lock(&self.file).len());
+        let room = world.take(grows);
+        world.whole_or_not(Call::Resize, &self.path, |_, call| {
+            room?;
             lock(&self.file).grow(len, call);
             Ok(())
         })

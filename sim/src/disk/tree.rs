@@ -213,6 +213,11 @@ impl Tree {
         Self { dirs, pending }
     }
 
+    /// The bytes of all files together. A file that is open and has no name any more takes none.
+    pub(super) fn bytes(&self) -> u64 {
+        self.files().iter().map(|(_, file)| lock(file).len()).sum()
+    }
+
     /// The paths of all files, in order.
     pub(super) fn files(&self) -> Vec<(String, FileCell)> {
         let mut found = Vec::new();

@@ -10,7 +10,7 @@ use kv::wire::{Answer, ClientHello, Outcome, ReadMode, Reply, Request, RequestBo
 use raft::codec;
 use raft::core::{
     Change, Configuration, Entry, Index, LogId, Member, Message, MessageBody, NodeId, Payload, SnapshotMeta,
-    Term,
+    Space, Term,
 };
 
 use super::bytes_of;
@@ -197,10 +197,16 @@ fn core() -> Vec<(&'static str, Vec<u8>)> {
     changed.extend([CoreStep::Propose { bytes: 9 }, CoreStep::Change(changes()), CoreStep::Read(5)]);
     changed.extend(settle());
     changed.push(from(0, MessageBody::AppendAccepted { matched: Index(3) }));
-    changed.push(from(0, MessageBody::HeartbeatResponse { round: 1, leased: true }));
+    changed.push(from(
+        0,
+        MessageBody::HeartbeatResponse { round: 1, leased: true, space: Space::Ample, damaged: false },
+    ));
     changed.extend(settle());
     changed.extend([CoreStep::Compact { keep: 1 }, CoreStep::Ticks(3)]);
-    changed.push(from(1, MessageBody::AppendRejected { prev_index: Index(0), hint: LogId::ZERO }));
+    changed.push(from(
+        1,
+        MessageBody::AppendRejected { prev_index: Index(0), hint: LogId::ZERO, damaged: false },
+    ));
     changed.extend(settle());
     changed.extend([CoreStep::Transfer(Some(NodeId(2))), CoreStep::Ticks(9)]);
     let meta =

@@ -41,6 +41,7 @@ pub fn faults(seed: u64, scenario: &Scenario) -> Vec<ScheduledFault> {
         }
     }
     draw.drawn.sort_by_key(|scheduled| scheduled.at_ns);
+    draw.drawn.iter_mut().zip(0..).for_each(|(scheduled, number)| scheduled.number = number);
     draw.drawn
 }
 
@@ -59,7 +60,7 @@ struct Draw {
 
 impl Draw {
     fn add(&mut self, at_ns: u64, fault: Fault) {
-        self.drawn.push(ScheduledFault { at_ns, fault });
+        self.drawn.push(ScheduledFault { number: 0, at_ns, fault });
     }
 
     fn node(&mut self) -> u8 {

@@ -74,12 +74,12 @@ impl Nemesis {
         let begin_ns = nemesis.cluster.world().time.now_ns();
         tokio::spawn(async move {
             let time = nemesis.cluster.world().time.clone();
-            for (number, scheduled) in faults.into_iter().enumerate() {
+            for scheduled in faults {
                 time.sleep_until(begin_ns + scheduled.at_ns).await;
                 if nemesis.is_over() {
                     return;
                 }
-                nemesis.begin(number as u32, scheduled.fault);
+                nemesis.begin(scheduled.number, scheduled.fault);
             }
         });
     }

@@ -175,8 +175,8 @@ impl State {
             connection.wait(&shared.time, end, next_ns);
             return Read::Wait;
         }
-        let taken =
-            if self.random.chance(partial) { self.random.between(1, ready as u64) as usize } else { ready };
+        let random = self.links.random(connection.ends[end].host, connection.ends[1 - end].host);
+        let taken = if random.chance(partial) { random.between(1, ready as u64) as usize } else { ready };
         take_front(&mut pipe.data, taken, buffer);
         pipe.arrived -= taken;
         if heard {
@@ -206,10 +206,11 @@ impl State {
             connection.wait(&shared.time, end, None);
             return Write::Wait;
         }
-        if self.random.chance(self.scenario.partial_per_mille) {
-            bytes = self.random.between(1, bytes as u64) as usize;
-        }
         let (here, there) = (connection.ends[end].host, connection.ends[1 - end].host);
+        let random = self.links.random(here, there);
+        if random.chance(self.scenario.partial_per_mille) {
+            bytes = random.between(1, bytes as u64) as usize;
+        }
         let latency = self.latency(here, there) + self.transmission_ns(bytes);
         let hears = self.hears(here, there);
         let Some(connection) = self.connections.get_mut(&number) else { return Write::Broken };
@@ -318,7 +319,8 @@ impl State {
                     continue;
                 }
                 // What the kernel had not sent yet is lost with a machine, and with a reset.
-                let reset = silent || self.random.chance(500);
+                let other = connection.ends[1 - end].host;
+                let reset = silent || self.links.random(host, other).chance(500);
                 let how = if silent {
                     "lost"
                 } else if reset {
@@ -372,7 +374,7 @@ impl State {
             let Some(end) = self.connections.get(&number).and_then(|c| c.end_between(from, to)) else {
                 continue;
             };
-            let wait = self.random.below(self.scenario.retransmit_ns + 1);
+            let wait = self.links.random(from, to).below(self.scenario.retransmit_ns + 1);
             let Some(connection) = self.connections.get_mut(&number) else { continue };
             connection.pipes[end].hold_until(now_ns + wait);
             // Acknowledgements of what `to` wrote travel on this link.

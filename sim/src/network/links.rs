@@ -1,9 +1,11 @@
 //! The state of each directed link between two hosts.
 
 use super::HostId;
+use crate::random::{Random, derive};
 
-#[derive(Clone, Copy)]
 struct Link {
+    /// What happens on it by chance. A stream of its own: what is sent on other links does not change it.
+    random: Random,
     /// How many faults cut it now.
     cuts: u32,
     factor: u32,
@@ -17,8 +19,20 @@ pub(super) struct Links {
 }
 
 impl Links {
-    pub(super) fn new(hosts: usize) -> Self {
-        Self { hosts, links: vec![Link { cuts: 0, factor: 1, loss_per_mille: 0 }; hosts * hosts] }
+    /// The links between hosts of these names.
+    pub(super) fn new(seed: u64, names: &[String]) -> Self {
+        let link = |from: &String, to: &String| Link {
+            random: Random::new(derive(seed, &format!("{from} to {to}"))),
+            cuts: 0,
+            factor: 1,
+            loss_per_mille: 0,
+        };
+        let links = names.iter().flat_map(|from| names.iter().map(move |to| link(from, to)));
+        Self { hosts: names.len(), links: links.collect() }
+    }
+
+    pub(super) fn random(&mut self, from: HostId, to: HostId) -> &mut Random {
+        &mut self.at(from, to).random
     }
 
     fn at(&mut self, from: HostId, to: HostId) -> &mut Link {
@@ -69,6 +83,25 @@ impl Links {
         for link in &mut self.links {
             link.factor = 1;
             link.loss_per_mille = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happens_on_one_link_by_chance_does_not_hang_on_other_links_or_hosts() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let mut three = Links::new(7, &names(&["n1", "n2", "n3", "c1"]));
+        let mut two = Links::new(7, &names(&["n1", "n2", "c1"]));
+        for _ in 0..100 {
+            three.random(0, 2).next_u64();
+            let expected = three.random(0, 1).next_u64();
+            assert_eq!(two.random(0, 1).next_u64(), expected);
+            assert_ne!(two.random(1, 0).next_u64(), expected);
+            assert_eq!(two.random(2, 1).next_u64(), three.random(3, 1).next_u64());
         }
     }
 }

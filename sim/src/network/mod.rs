@@ -37,7 +37,6 @@ use self::connection::Connection;
 use self::links::Links;
 use self::listener::{Backlog, SimListener};
 use self::stream::SimStream;
-use crate::random::Random;
 use crate::scenario::NetworkScenario;
 use crate::time::VirtualTime;
 use crate::trace::{Event, Source, Trace};
@@ -61,7 +60,6 @@ struct Shared {
 
 struct State {
     scenario: NetworkScenario,
-    random: Random,
     names: Vec<String>,
     /// Hosts whose machine is down.
     down: Vec<bool>,
@@ -73,20 +71,20 @@ struct State {
 }
 
 impl Network {
-    /// A network of these hosts, all up and all hearing each other.
+    /// A network of these hosts, all up and all hearing each other. Each link draws from a stream of its own, that
+    /// comes from `seed` and the names of its ends.
     #[must_use]
     pub fn new(
         time: VirtualTime,
         trace: Trace,
-        random: Random,
+        seed: u64,
         scenario: NetworkScenario,
         names: Vec<String>,
     ) -> Self {
         let state = State {
             down: vec![false; names.len()],
-            links: Links::new(names.len()),
+            links: Links::new(seed, &names),
             scenario,
-            random,
             names,
             listeners: BTreeMap::new(),
             connections: BTreeMap::new(),
@@ -223,7 +221,7 @@ impl Network {
             let Some(there) = there else {
                 changed.await;
                 // The kernel sends its request again at times of its own.
-                let wait = self.retransmission();
+                let wait = self.retransmission(from, to);
                 self.shared.time.sleep(wait).await;
                 continue;
             };
@@ -232,7 +230,7 @@ impl Network {
             let back = match arrived {
                 Arrival::Lost => continue,
                 Arrival::Dropped => {
-                    let wait = self.retransmission();
+                    let wait = self.retransmission(from, to);
                     self.shared.time.sleep(wait).await;
                     continue;
                 }
@@ -252,10 +250,10 @@ impl Network {
         self.lock().names.iter().position(|name| name == host)
     }
 
-    fn retransmission(&self) -> u64 {
+    fn retransmission(&self, from: HostId, to: HostId) -> u64 {
         let mut state = self.lock();
         let most = state.scenario.retransmit_ns;
-        state.random.below(most + 1)
+        state.links.random(from, to).below(most + 1)
     }
 
     /// A request to connect has come to `to`.
@@ -315,11 +313,16 @@ impl State {
     fn latency(&mut self, from: HostId, to: HostId) -> u64 {
         let factor = u64::from(self.links.factor(from, to));
         let loss = self.scenario.loss_per_mille + self.links.loss(from, to);
-        let mut latency = self.scenario.latency.draw(&mut self.random) * factor;
+        let random = self.links.random(from, to);
+        let mut latency = self.scenario.latency.draw(random) * factor;
         let mut wait = self.scenario.retransmit_ns;
-        while self.random.chance(loss.min(900)) {
+        while random.chance(loss.min(900)) {
             latency += wait;
             wait = (2 * wait).min(2_000_000_000);
+        }
+        if raft::mutant!("sim-address") {
+            // What the system draws and not the seed: where the stack is.
+            latency += (std::ptr::from_ref(&wait).addr() as u64 >> 4) % 1_000;
         }
         latency
     }

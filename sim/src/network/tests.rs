@@ -25,7 +25,7 @@ fn world<F: Future<Output = ()>>(scenario: NetworkScenario, test: impl FnOnce(Ne
     madsim::runtime::Runtime::with_seed_and_config(1, madsim::Config::default()).block_on(async move {
         let time = VirtualTime::current();
         let names = ["a", "b", "c"].map(String::from).to_vec();
-        let network = Network::new(time.clone(), Trace::new(Keep::Nothing), Random::new(1), scenario, names);
+        let network = Network::new(time.clone(), Trace::new(Keep::Nothing), 1, scenario, names);
         test(network, time).await;
     });
 }

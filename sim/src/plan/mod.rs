@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 use crate::scenario::{Fixed, Scenario};
 
 /// The version of the form that plans are saved in.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 /// The oldest version that is still read. Format 1 knew no changes of membership and no leases: what it does not say
-/// stands for what there was then.
+/// stands for what there was then. Formats 1 and 2 did not number faults: they are numbered when they are read.
 pub const FORMAT_OLDEST: u32 = 1;
 
 /// A world.
@@ -27,6 +27,13 @@ pub struct Plan {
     pub format: u32,
     /// Feeds what is drawn while the world runs.
     pub seed: u64,
+    /// The rule that it broke when it was written down, if it was written down for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub violates: Option<String>,
+    /// The planted bug that it takes to break the rule. A build without planted bugs refuses such a plan, unless it is
+    /// told to run it without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mutant: Option<String>,
     /// Its options.
     pub scenario: Scenario,
     /// What goes wrong, in order of time.
@@ -38,6 +45,9 @@ pub struct Plan {
 /// A fault and its time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScheduledFault {
+    /// Names it in the timeline. It stays the same when other faults are taken out.
+    #[serde(default)]
+    pub number: u32,
     /// Nanoseconds from the beginning of the chaos phase.
     pub at_ns: u64,
     /// What happens.
@@ -304,6 +314,10 @@ pub struct Operation {
     pub client: u16,
     /// How long the client waits before it.
     pub pause_ns: u64,
+    /// If given, the client waits for this time instead, counted from the beginning of the chaos phase: taking out other
+    /// operations does not move this one. A client that is still busy then begins as soon as it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_ns: Option<u64>,
     /// What it is.
     #[serde(flatten)]
     pub kind: OperationKind,
@@ -368,6 +382,12 @@ pub enum OperationKind {
     },
 }
 
+/// What every version of a plan says.
+#[derive(Deserialize)]
+struct Version {
+    format: u32,
+}
+
 /// Why a plan cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
@@ -388,7 +408,10 @@ pub enum PlanError {
         source: serde_json::Error,
     },
     /// It is a plan of another version.
-    #[error("{path}: a plan of format {found}; this build reads formats {FORMAT_OLDEST} to {FORMAT}")]
+    #[error(
+        "{path}: a plan of format {found}; this build reads formats {FORMAT_OLDEST} to {FORMAT}. Draw it again from its seed, or use \
+         the build that wrote it"
+    )]
     Format {
         /// Which file.
         path: String,
@@ -412,7 +435,7 @@ impl Plan {
         let scenario = Scenario::draw(seed, fixed);
         let faults = crate::nemesis::draw::faults(seed, &scenario);
         let operations = crate::workload::draw::operations(seed, &scenario);
-        Self { format: FORMAT, seed, scenario, faults, operations }
+        Self { format: FORMAT, seed, violates: None, mutant: None, scenario, faults, operations }
     }
 
     /// Reads a plan from a file.
@@ -423,10 +446,16 @@ impl Plan {
         let shown = path.display().to_string();
         let text = std::fs::read_to_string(path)
             .map_err(|source| PlanError::File { path: shown.clone(), source })?;
-        let plan: Self =
-            serde_json::from_str(&text).map_err(|source| PlanError::Form { path: shown.clone(), source })?;
-        if !(FORMAT_OLDEST..=FORMAT).contains(&plan.format) {
-            return Err(PlanError::Format { path: shown, found: plan.format });
+        let form = |source| PlanError::Form { path: shown.clone(), source };
+        // The version first: what else stands in a plan of another one, nobody knows.
+        let Version { format } = serde_json::from_str(&text).map_err(form)?;
+        if !(FORMAT_OLDEST..=FORMAT).contains(&format) {
+            return Err(PlanError::Format { path: shown, found: format });
+        }
+        let mut plan: Self = serde_json::from_str(&text).map_err(form)?;
+        if format < FORMAT {
+            plan.format = FORMAT;
+            plan.faults.iter_mut().zip(0..).for_each(|(fault, number)| fault.number = number);
         }
         plan.check().map_err(|reason| PlanError::Content { path: shown, reason })?;
         Ok(plan)
@@ -453,6 +482,10 @@ impl Plan {
             if let Some(id) = scheduled.fault.nodes().iter().find(|id| unknown(id)) {
                 return Err(format!("fault {number} names node {id} of {machines}"));
             }
+        }
+        let numbers: BTreeSet<u32> = self.faults.iter().map(|scheduled| scheduled.number).collect();
+        if numbers.len() < self.faults.len() {
+            return Err("two faults have one number".to_owned());
         }
         for operation in &self.operations {
             if operation.client == 0 || operation.client > self.scenario.workload.clients {
@@ -526,8 +559,11 @@ mod tests {
         assert!(error.contains("plan.json: a plan of format 99"), "{error}");
 
         plan.format = FORMAT;
-        plan.faults =
-            vec![ScheduledFault { at_ns: 0, fault: Fault::Pause { node: Target::Node(9), for_ns: 1 } }];
+        plan.faults = vec![ScheduledFault {
+            number: 0,
+            at_ns: 0,
+            fault: Fault::Pause { node: Target::Node(9), for_ns: 1 },
+        }];
         plan.save(&path).unwrap();
         let error = Plan::load(&path).unwrap_err().to_string();
         assert!(error.contains("fault 0 names node 9"), "{error}");
@@ -535,6 +571,30 @@ mod tests {
         std::fs::write(&path, "{").unwrap();
         let error = Plan::load(&path).unwrap_err().to_string();
         assert!(error.contains("not a plan"), "{error}");
+    }
+
+    #[test]
+    fn a_plan_of_a_format_that_is_not_read_is_refused_whatever_else_it_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plan.json");
+        std::fs::write(&path, r#"{"format": 0, "world": "of long ago"}"#).unwrap();
+        let error = Plan::load(&path).unwrap_err().to_string();
+        assert!(error.contains("a plan of format 0; this build reads formats 1 to 3"), "{error}");
+    }
+
+    #[test]
+    fn faults_of_an_older_plan_get_numbers_and_those_of_a_new_one_must_differ() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plan.json");
+        let mut plan = Plan::draw(2, Fixed::default());
+        assert!(plan.faults.len() > 2, "{}", plan.faults.len());
+        plan.faults.iter_mut().for_each(|fault| fault.number = 0);
+        plan.save(&path).unwrap();
+        let error = Plan::load(&path).unwrap_err().to_string();
+        assert!(error.contains("two faults have one number"), "{error}");
+        plan.format = 2;
+        plan.save(&path).unwrap();
+        assert_eq!(Plan::load(&path).unwrap(), Plan::draw(2, Fixed::default()));
     }
 
     #[test]

@@ -5,12 +5,28 @@ use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::cli::{World, WorldArguments};
 use crate::report::{Failure, SeedReport};
 use crate::trace::Keep;
 
 /// How much of a failed process's last words is shown.
 const LAST_WORDS_MAX: usize = 40;
+
+/// What a world's end means for whoever runs many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// No rule was broken.
+    Passed,
+    /// A rule was broken, or an assertion did not hold.
+    Violation,
+    /// It did not end in time.
+    Hang,
+    /// Its process did not start, or was taken down from outside: nothing is known of it.
+    Harness,
+}
 
 /// How a world's process ended.
 #[derive(Debug)]
@@ -24,6 +40,18 @@ pub struct End {
 }
 
 impl End {
+    /// What that means.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match &self.report {
+            _ if self.timed_out.is_some() => Outcome::Hang,
+            Some(report) if report.failure.is_none() => Outcome::Passed,
+            Some(_) => Outcome::Violation,
+            None if self.last_words.iter().any(|line| line.contains("panicked at")) => Outcome::Violation,
+            None => Outcome::Harness,
+        }
+    }
+
     /// What went wrong, if anything: a broken rule, a panic, or a hang.
     #[must_use]
     pub fn failure(&self) -> Option<Failure> {
@@ -161,16 +189,23 @@ mod tests {
     #[test]
     fn a_hang_is_a_failure() {
         let end = run_quietly("exec sleep 100", 50);
-        assert_eq!(end.failure().unwrap().rule, "hang");
+        assert_eq!((end.failure().unwrap().rule.as_str(), end.outcome()), ("hang", Outcome::Hang));
     }
 
     #[test]
     fn a_panic_is_a_failure_and_its_words_are_kept() {
         let end = run_quietly("echo before; echo \"thread panicked at x.rs\" >&2; echo why; exit 101", 5_000);
         let failure = end.failure().unwrap();
-        assert_eq!(failure.rule, "crash of the simulator");
+        assert_eq!((failure.rule.as_str(), end.outcome()), ("crash of the simulator", Outcome::Violation));
         assert!(failure.detail.contains("panicked at x.rs\n    why"), "{}", failure.detail);
         assert!(!failure.detail.contains("before"), "{}", failure.detail);
+    }
+
+    #[test]
+    fn a_process_that_is_taken_down_says_nothing_about_its_world() {
+        let end = run_quietly("kill -9 $$", 5_000);
+        assert_eq!(end.outcome(), Outcome::Harness);
+        assert!(end.failure().unwrap().detail.contains("signal: 9"), "{:?}", end.failure());
     }
 
     #[test]
@@ -182,10 +217,12 @@ mod tests {
             events: 2,
             trace_hash: "00".into(),
             figures: crate::report::Figures::default(),
+            marks: crate::marks::Marks::default(),
         };
         let mut lines = Vec::new();
         let script = format!("echo a; echo '{}'; echo b", serde_json::to_string(&report).unwrap());
         let end = run(shell(&script), Duration::from_secs(5), &mut |line| lines.push(line.to_owned()));
+        assert_eq!(end.outcome(), Outcome::Violation);
         assert_eq!(lines, ["a", "b"]);
         assert_eq!(end.failure(), report.failure);
         assert_eq!(end.report, Some(report));

@@ -4,8 +4,9 @@
 //! if its process panics, or if it does not end in time.
 
 pub mod child;
+pub mod journal;
+mod shard;
 
-use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,8 +14,12 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use self::child::Outcome;
+use self::journal::{Journal, WorldLine};
+pub use self::shard::{Shard, duration};
 use crate::cli::{World, WorldArguments};
-use crate::report::{Failure, Figures};
+use crate::marks::Marks;
+use crate::report::Figures;
 use crate::trace::Keep;
 
 /// How to run a sweep.
@@ -29,20 +34,29 @@ pub struct Sweep {
     pub timeout: Duration,
     /// After how many failures to stop.
     pub failures_max: Option<NonZeroUsize>,
+    /// After how long to begin no more worlds.
+    pub duration: Option<Duration>,
+    /// Whether to print how often each mark was hit.
+    pub marks: bool,
 }
 
-/// What one world came to, as `--json` prints it.
-#[derive(Serialize)]
-struct Line<'a> {
-    world: String,
-    passed: bool,
-    failure: Option<&'a Failure>,
-    reproduce: &'a str,
-    wall_ms: u64,
-    virtual_ms: u64,
-    events: u64,
-    trace_hash: &'a str,
-    figures: &'a Figures,
+/// The worlds to run, one after the other.
+pub struct Worlds {
+    /// They.
+    pub list: Box<dyn Iterator<Item = World> + Send>,
+    /// How many there are; `None` if they have no end.
+    pub count: Option<u64>,
+}
+
+/// What a sweep came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Worlds that broke a rule.
+    pub violations: usize,
+    /// Worlds that did not end in time, or whose process was taken down.
+    pub unknown: usize,
+    /// Whether the journal could not be written.
+    pub journal_failed: bool,
 }
 
 /// What all of them came to.
@@ -58,6 +72,8 @@ struct Summary {
     /// Of one process: the mean over all worlds.
     simulated_seconds_per_process_second: f64,
     figures: Figures,
+    /// In how many worlds each mark was hit; 0 for those that never were.
+    marks: Marks,
 }
 
 #[derive(Default)]
@@ -67,10 +83,13 @@ struct Totals {
     virtual_ns: u64,
     process_time: Duration,
     figures: Figures,
+    marks: Marks,
 }
 
 struct State {
-    waiting: VecDeque<World>,
+    waiting: Box<dyn Iterator<Item = World> + Send>,
+    journal: Option<Journal>,
+    verdict: Verdict,
     totals: Totals,
 }
 
@@ -87,52 +106,65 @@ pub fn fresh_seed() -> u64 {
     std::hash::RandomState::new().hash_one("raftkv") >> 20
 }
 
-/// Runs the worlds; returns how many failed.
+/// Runs the worlds, and writes each to the journal if there is one.
 #[must_use]
-pub fn sweep(worlds: VecDeque<World>, sweep: &Sweep) -> usize {
-    let count = worlds.len();
-    let bar = progress_bar(count as u64);
+pub fn sweep(worlds: Worlds, sweep: &Sweep, journal: Option<Journal>) -> Verdict {
+    let bar = progress_bar(worlds.count);
     let begun = now();
-    let state = Mutex::new(State { waiting: worlds, totals: Totals::default() });
+    let jobs =
+        usize::try_from(worlds.count.unwrap_or(u64::MAX)).unwrap_or(usize::MAX).clamp(1, sweep.jobs.get());
+    let state = Mutex::new(State {
+        waiting: worlds.list,
+        journal,
+        verdict: Verdict::default(),
+        totals: Totals::default(),
+    });
     std::thread::scope(|scope| {
-        for _ in 0..sweep.jobs.get().min(count.max(1)) {
+        for _ in 0..jobs {
             scope.spawn(|| work(&state, sweep, &bar, begun));
         }
     });
     bar.finish_and_clear();
-    let State { totals, .. } = state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let State { totals, verdict, .. } = state.into_inner().unwrap_or_else(PoisonError::into_inner);
     print_summary(&totals, sweep, begun.elapsed());
-    totals.failed
+    verdict
 }
 
-fn progress_bar(count: u64) -> ProgressBar {
-    let bar = ProgressBar::new(count);
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg} [{elapsed} elapsed, {eta} left]");
+fn progress_bar(count: Option<u64>) -> ProgressBar {
+    let (bar, template) = match count {
+        Some(count) => {
+            (ProgressBar::new(count), "{bar:40} {pos}/{len} {msg} [{elapsed} elapsed, {eta} left]")
+        }
+        None => (ProgressBar::new_spinner(), "{spinner} {pos} {msg} [{elapsed} elapsed]"),
+    };
+    let style = ProgressStyle::with_template(template);
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar
 }
 
-/// Takes worlds and runs them until there are none left.
+/// Takes worlds and runs them until there are none left, or no time.
 fn work(state: &Mutex<State>, sweep: &Sweep, bar: &ProgressBar, begun: Instant) {
     let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
-        let Some(world) = lock().waiting.pop_front() else { return };
+        if sweep.duration.is_some_and(|duration| begun.elapsed() >= duration) {
+            return;
+        }
+        let Some(world) = lock().waiting.next() else { return };
         let started = now();
         let mut command = child::command(&world, &sweep.fixed, Keep::Nothing);
         command.env("RUST_BACKTRACE", "0"); // a line is enough; `replay` shows more
         let end = child::run(command, sweep.timeout, &mut |_| {});
-        let took = started.elapsed();
-        let failure = end.failure();
+        let line = line(&world, sweep, started.elapsed(), &end);
         let mut state = lock();
         let totals = &mut state.totals;
         totals.done += 1;
-        totals.failed += usize::from(failure.is_some());
-        totals.process_time += took;
+        totals.failed += usize::from(!line.passed);
+        totals.process_time += started.elapsed();
         if let Some(report) = &end.report {
             totals.virtual_ns += report.virtual_ns;
             totals.figures.add(&report.figures);
+            totals.marks.add(&report.marks);
         }
-        print_world(&world, sweep, bar, took, &end, failure.as_ref());
         let seconds = begun.elapsed().as_secs_f64();
         bar.set_message(format!(
             "{:.1} seeds/s, {:.0} simulated s/s, {} failed",
@@ -141,42 +173,61 @@ fn work(state: &Mutex<State>, sweep: &Sweep, bar: &ProgressBar, begun: Instant) 
             totals.failed
         ));
         bar.inc(1);
-        if sweep.failures_max.is_some_and(|most| totals.failed >= most.get()) {
-            state.waiting.clear();
+        let enough = sweep.failures_max.is_some_and(|most| totals.failed >= most.get());
+        print_world(sweep, bar, &line);
+        state.take_down(&line, bar);
+        if enough {
+            state.waiting = Box::new(std::iter::empty());
         }
     }
 }
 
-fn print_world(
-    world: &World,
-    sweep: &Sweep,
-    bar: &ProgressBar,
-    took: Duration,
-    end: &child::End,
-    failure: Option<&Failure>,
-) {
+impl State {
+    /// Counts a world, and writes it to the journal. If that fails the sweep ends: what nobody will ever know of need
+    /// not be run.
+    fn take_down(&mut self, line: &WorldLine, bar: &ProgressBar) {
+        match line.outcome {
+            Outcome::Passed => {}
+            Outcome::Violation => self.verdict.violations += 1,
+            Outcome::Hang | Outcome::Harness => self.verdict.unknown += 1,
+        }
+        let Some(journal) = &mut self.journal else { return };
+        if let Err(error) = journal.write(line) {
+            let path = journal.path().display().to_string();
+            bar.suspend(|| eprintln!("{path}: {error}; the sweep ends here, and can be resumed"));
+            self.journal = None;
+            self.verdict.journal_failed = true;
+            self.waiting = Box::new(std::iter::empty());
+        }
+    }
+}
+
+fn line(world: &World, sweep: &Sweep, took: Duration, end: &child::End) -> WorldLine {
     let mut reproduce = vec!["cargo sim replay".to_owned(), world.to_string()];
     reproduce.extend(sweep.fixed.to_command_line());
-    let reproduce = reproduce.join(" ");
-    if !sweep.json {
-        if let Some(failure) = failure {
-            bar.suspend(|| println!("FAILED {world}: {failure}\n    {reproduce}"));
-        }
-        return;
-    }
-    let nothing = Figures::default();
-    let line = Line {
+    let (failure, report) = (end.failure(), end.report.as_ref());
+    WorldLine {
         world: world.to_string(),
         passed: failure.is_none(),
+        outcome: end.outcome(),
         failure,
-        reproduce: &reproduce,
+        reproduce: reproduce.join(" "),
         wall_ms: took.as_millis() as u64,
-        virtual_ms: end.report.as_ref().map_or(0, |report| report.virtual_ns / 1_000_000),
-        events: end.report.as_ref().map_or(0, |report| report.events),
-        trace_hash: end.report.as_ref().map_or("", |report| &report.trace_hash),
-        figures: end.report.as_ref().map_or(&nothing, |report| &report.figures),
-    };
-    print_json(bar, &line);
+        virtual_ms: report.map_or(0, |report| report.virtual_ns / 1_000_000),
+        events: report.map_or(0, |report| report.events),
+        trace_hash: report.map_or_else(String::new, |report| report.trace_hash.clone()),
+        figures: report.map_or_else(Figures::default, |report| report.figures.clone()),
+        marks: report.map_or_else(Marks::default, |report| report.marks.clone()),
+    }
+}
+
+fn print_world(sweep: &Sweep, bar: &ProgressBar, line: &WorldLine) {
+    if sweep.json {
+        return print_json(bar, line);
+    }
+    if let Some(failure) = &line.failure {
+        bar.suspend(|| println!("FAILED {}: {failure}\n    {}", line.world, line.reproduce));
+    }
 }
 
 fn print_json(bar: &ProgressBar, value: &impl Serialize) {
@@ -198,6 +249,7 @@ fn print_summary(totals: &Totals, sweep: &Sweep, took: Duration) {
         simulated_seconds_per_wall_second: simulated / wall_seconds,
         simulated_seconds_per_process_second: simulated / totals.process_time.as_secs_f64().max(1e-9),
         figures: totals.figures.clone(),
+        marks: totals.marks.clone().with_all(),
     };
     if sweep.json {
         return print_json(&ProgressBar::hidden(), &summary);
@@ -219,5 +271,25 @@ fn print_summary(totals: &Totals, sweep: &Sweep, took: Duration) {
         "    {faults} faults, {crashes} crashes, {wipes} disks lost, {changes} changes of membership, \
          {transfers} hand-overs, {elections} elections, {committed} entries committed, {installs} snapshots \
          installed; operations: {ok} done, {fail} not done, {info} unknown"
+    );
+    print_marks(&totals.marks, totals.done, sweep.marks);
+}
+
+/// How often the marks were hit: all of them if that is asked for, else how many were not.
+pub(crate) fn print_marks(marks: &Marks, worlds: usize, all: bool) {
+    let missed = marks.missed();
+    if all {
+        for (id, hit) in &marks.clone().with_all().0 {
+            println!("    {:6.2} %  {hit:6}  {id}", *hit as f64 * 100.0 / worlds.max(1) as f64);
+        }
+    }
+    let count = crate::marks::all().count();
+    println!(
+        "    marks: {} of {count} hit{}",
+        count - missed.len(),
+        match missed.as_slice() {
+            [] => String::new(),
+            missed => format!("; never: {}", missed.join(", ")),
+        }
     );
 }

@@ -9,6 +9,7 @@
 
 mod event;
 mod hasher;
+mod schedule;
 mod standing;
 
 use std::fmt::Write as _;
@@ -16,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use event::{Event, Source, StopKind};
 pub use hasher::TraceHasher;
+pub use schedule::Schedule;
 use standing::Standings;
 
 /// The trace of one world. Clones are the same trace.
@@ -29,6 +31,7 @@ struct State {
     hasher: TraceHasher,
     events: u64,
     now_ns: u64,
+    schedule: Schedule,
     kept: Option<Kept>,
 }
 
@@ -111,6 +114,7 @@ impl Trace {
         at_ns.hash(&mut state.hasher);
         source.hash(&mut state.hasher);
         event.hash(&mut state.hasher);
+        state.schedule.note(at_ns, event);
         let Some(kept) = &mut state.kept else { return };
         kept.standings.note(source, event);
         if kept.story_only && event.is_detail() {
@@ -132,6 +136,12 @@ impl Trace {
     pub fn digest(&self) -> (u64, u64) {
         let state = self.lock();
         (state.events, state.hasher.digest())
+    }
+
+    /// What of the plan has begun.
+    #[must_use]
+    pub fn schedule(&self) -> Schedule {
+        self.lock().schedule.clone()
     }
 
     /// When the last event was.

@@ -74,8 +74,12 @@ impl SimClient {
 
     /// Does `operations`, until they are done or the time is over.
     pub async fn run(mut self, operations: Vec<Operation>) {
+        let begun_ns = self.world.time.now_ns();
         for operation in operations {
-            self.world.time.sleep(operation.pause_ns).await;
+            match operation.at_ns {
+                Some(at_ns) => self.world.time.sleep_until(begun_ns + at_ns).await,
+                None => self.world.time.sleep(operation.pause_ns).await,
+            }
             if self.wants_session && self.session.is_none() {
                 self.open_session().await;
             }

@@ -22,6 +22,7 @@ pub fn operations(seed: u64, scenario: &Scenario) -> Vec<Operation> {
             number: number as u32 + 1,
             client: (number % u64::from(workload.clients)) as u16 + 1,
             pause_ns: random.exponential(pause_ns).min(4 * pause_ns),
+            at_ns: None,
             kind: draw_kind(&mut random, &workload.mix, workload.keys, scenario.machines()),
         })
         .collect()

@@ -10,7 +10,7 @@ use crate::model::{Model, Op, TINY, append, create, cut, dir, new_disk, open, sh
 
 const HEADER_BYTES: u64 = 512;
 /// A mark with its record.
-const MARK_BYTES: u64 = 49;
+const MARK_BYTES: u64 = 87;
 
 /// A log that was closed well, and what it holds.
 fn closed(script: &[Op]) -> (SimDisk, Model) {

@@ -88,6 +88,45 @@ async fn delivered_means_durable() {
     assert_eq!(bytes, state);
 }
 
+// Rule 2: the disk of the one that receives is no better for being asked again.
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_fails_while_a_snapshot_is_received_is_told_of() {
+    let calls = {
+        let world = World::new();
+        let (mut one, mut two) = world.pair().await;
+        let before = two.disk.calls();
+        one.transport.send_snapshot(NodeId(2), Term(3), take_snapshot(&one, 40, &state(1, 2 * MIB)));
+        two.snapshot().await;
+        assert_eq!(one.sent().await.0, SnapshotOutcome::Delivered);
+        two.disk.calls() - before
+    };
+    assert!(calls > 5, "{calls}");
+    for k in 0..calls {
+        let world = World::new();
+        let (mut one, mut two) = world.pair().await;
+        let file = take_snapshot(&one, 40, &state(1, 2 * MIB));
+        two.disk.fail_after(k);
+        one.transport.send_snapshot(NodeId(2), Term(3), file);
+        let told = two.until(|i| matches!(i, Incoming::DiskFailed(_) | Incoming::Snapshot { .. })).await;
+        assert!(matches!(told, Incoming::DiskFailed(_)), "call {k}: {told:?}");
+        assert_eq!(one.sent().await.0, SnapshotOutcome::Failed, "call {k}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_does_not_fit_is_not_begun() {
+    let world = World::new();
+    let mut one = world.node(1).await;
+    let mut two = world.node_with(2, |config| config.options.free_bytes_min = 1 << 40).await;
+    one.connected(2).await;
+    two.connected(1).await;
+    let before = two.disk.calls();
+    one.transport.send_snapshot(NodeId(2), Term(3), take_snapshot(&one, 40, &state(1, MIB)));
+    assert_eq!(one.sent().await.0, SnapshotOutcome::Failed);
+    settle().await;
+    assert_eq!(two.disk.calls(), before, "nothing was written");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_break_in_the_middle_fails_and_the_next_attempt_sends_only_the_rest() {
     for (cut_at, kept) in [(1, 0), (100, 0), (MIB / 2, 1), (2 * MIB, 2), (4 * MIB, 4)] {
