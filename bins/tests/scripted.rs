@@ -25,6 +25,8 @@ struct World {
     /// How many entries the learner gets each time that somebody looks.
     learner_speed: u64,
     looks: u64,
+    /// For how many more looks the leader goes on with a vote that it no longer has, and who leads then.
+    leaving: Option<(u64, u64)>,
     changes: Vec<(Vec<Change>, Option<u64>)>,
     on_change: OnChange,
 }
@@ -55,7 +57,15 @@ impl World {
             ..NodeReport::default()
         };
         let membership = Membership { index: 7, committed: true, configuration };
-        Self { membership, report, learner_speed: 1_000, looks: 0, changes: Vec::new(), on_change }
+        Self {
+            membership,
+            report,
+            learner_speed: 1_000,
+            looks: 0,
+            leaving: None,
+            changes: Vec::new(),
+            on_change,
+        }
     }
 
     fn answer(&mut self, body: RequestBody) -> Option<Outcome> {
@@ -67,6 +77,7 @@ impl World {
             RequestBody::LeaderStatus => {
                 let learner = &mut self.report.peers[2];
                 learner.matched = (learner.matched + self.learner_speed).min(self.report.last);
+                self.leave();
                 Some(Outcome::Done(Reply::Status(Box::new(self.report.clone()))))
             }
             RequestBody::ChangeMembers { changes, expected } => {
@@ -75,6 +86,25 @@ impl World {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    /// A leader without a vote hands over after a while, as a cluster's would: first it does not even know to whom.
+    fn leave(&mut self) {
+        let configuration = &self.membership.configuration;
+        let Some((looks, next)) = self.leaving.filter(|_| !configuration.is_voter(NodeId(self.report.id)))
+        else {
+            return;
+        };
+        match looks {
+            0 => {
+                self.report.id = next;
+                self.report.transferring = None;
+                self.report.peers.retain(|peer| peer.id != next);
+            }
+            1 => self.report.transferring = Some(next),
+            _ => {}
+        }
+        self.leaving = Some((looks.saturating_sub(1), next));
     }
 
     /// Makes the change, as a cluster would.
@@ -270,4 +300,19 @@ fn others_that_fail_while_the_new_member_catches_up_stop_the_replacement() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(code(&output), 2, "{}", said(&output));
     assert!(stderr(&output).contains("refused: "), "{}", said(&output));
+}
+
+/// A removed leader answers until it has handed over, and what it tells of the cluster is what it was: of a change
+/// that removes it tells the next leader.
+#[test]
+fn a_change_that_removes_the_leader_is_told_by_the_next_one() {
+    let mut world = World::new(makes);
+    world.leaving = Some((4, 2));
+    let (output, world) = member(world, &["remove", "1", "--json"]);
+    assert_eq!(code(&output), 0, "{}", said(&output));
+    let told: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(told["done"], "member 1 is removed", "{told}");
+    assert_eq!((&told["leader"], &told["transferring"]), (&2.into(), &serde_json::Value::Null), "{told}");
+    assert_eq!(told["removed"], serde_json::json!([1]), "{told}");
+    assert_eq!(world.lock().unwrap().leaving, Some((0, 2)), "the change is looked at until it is settled");
 }

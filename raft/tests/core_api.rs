@@ -411,12 +411,80 @@ fn a_snapshot_does_not_take_the_term_back() {
     assert_eq!((raft.hard_state().term, raft.commit()), (Term(4), Index(3)));
 }
 
-/// What the byte limits count of a configuration is all of it: addresses are as long as users like.
+/// What the byte limits count of a configuration is all of it: every id, and addresses are as long as users like.
 #[test]
 fn a_configuration_counts_with_its_addresses() {
     let bare = configured(1, 1, voters(&[1, 2, 3]));
+    assert_eq!(configured(1, 1, voters(&[1, 2, 3, 4, 5])).size_bytes(), bare.size_bytes() + 2 * 8);
     let member = Member { address: "a".repeat(500), context: Bytes::from(vec![0; 300]), ..Member::default() };
     let nodes = [(NodeId(1), member)].into();
     let addressed = configured(1, 1, Configuration { nodes, ..voters(&[1, 2, 3]) });
-    assert!(addressed.size_bytes() >= bare.size_bytes() + 800);
+    assert_eq!(addressed.size_bytes(), bare.size_bytes() + 16 + 500 + 300);
+}
+
+/// A full follower is one that has *more* than twice its bound; at exactly that it still takes.
+#[test]
+fn a_follower_at_exactly_twice_its_bound_takes_one_more() {
+    let mut raft = follower();
+    let overhead = noop(1, 1).size_bytes();
+    let bytes = Payload::Command(Bytes::from(vec![0; 1000 - overhead as usize]));
+    let entries = (1..=2).map(|index| entry(1, index, bytes.clone())).collect();
+    raft.step(message(2, 1, 1, append(LogId::ZERO, entries, 2))).unwrap();
+    assert_eq!((raft.log_bytes(), raft.commit()), (2000, Index(2)));
+    raft.step(message(2, 1, 1, append(LogId::new(1, 2), vec![noop(1, 3)], 2))).unwrap();
+    raft.step(message(2, 1, 1, append(LogId::new(1, 3), vec![noop(1, 4)], 2))).unwrap();
+    assert_eq!(raft.last_log_id(), LogId::new(1, 3));
+}
+
+/// The last index that may be named is refused by its log, not by the check of the message.
+#[test]
+fn the_greatest_index_is_still_one() {
+    let mut raft = follower();
+    let greatest = LogId::new(1, u64::MAX / 2);
+    raft.step(message(2, 1, 1, append(greatest, vec![], 0))).unwrap();
+    let answers: Vec<MessageBody> = settle(&mut raft)
+        .into_iter()
+        .flat_map(|ready| ready.messages.into_iter().chain(ready.messages_after_persist))
+        .map(|message| message.body)
+        .collect();
+    assert_eq!(
+        answers,
+        [MessageBody::AppendRejected { prev_index: greatest.index, hint: LogId::ZERO, damaged: false }]
+    );
+    let beyond = LogId::new(1, u64::MAX / 2 + 1);
+    assert_eq!(raft.step(message(2, 1, 1, append(beyond, vec![], 0))), Err(StepError::OutOfRange));
+}
+
+/// Reads that were asked about and reads that are yet to be count together.
+#[test]
+fn a_followers_reads_are_bounded_together() {
+    let mut raft = follower();
+    raft.step(message(2, 1, 1, append(LogId::ZERO, vec![noop(1, 1)], 0))).unwrap();
+    settle(&mut raft);
+    raft.read_index(1).unwrap();
+    raft.read_index(2).unwrap();
+    settle(&mut raft);
+    raft.read_index(3).unwrap();
+    raft.read_index(4).unwrap();
+    assert_eq!(raft.read_index(5), Err(ReadIndexError::Overloaded));
+}
+
+/// What the driver looks up: the terms of entries in memory, and to whom a leader still owes its farewell.
+#[test]
+fn a_leader_says_what_it_holds_and_who_is_leaving() {
+    let mut raft = leader();
+    assert_eq!([0, 1, 2].map(|index| raft.term_at(Index(index))), [Some(Term(0)), Some(Term(1)), None]);
+    let accepted = |index| message(2, 1, 1, MessageBody::AppendAccepted { matched: Index(index) });
+    raft.step(accepted(1)).unwrap();
+    raft.propose_change(&[Change::Remove(NodeId(3))]).unwrap();
+    settle(&mut raft);
+    assert!(raft.leaving().is_empty(), "in the joint configuration it is still a voter");
+    raft.step(accepted(2)).unwrap();
+    assert_eq!(raft.leaving(), [NodeId(3)].into());
+}
+
+#[test]
+fn ids_are_short_in_debug_output() {
+    let shown = format!("{:?} {:?} {:?} {:?}", NodeId(1), Term(2), Index(3), LogId::new(4, 5));
+    assert_eq!(shown, "n1 t2 i3 5@4");
 }

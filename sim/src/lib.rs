@@ -11,6 +11,7 @@ pub mod clock;
 #[cfg(madsim)]
 pub mod cluster;
 pub mod disk;
+pub mod fuzz;
 #[cfg(madsim)]
 pub mod healing;
 pub mod history;

@@ -15,7 +15,7 @@
 //! | learners and joint majorities (§4.2.1, §4.3) | `learner_never_stands`, `joint_quorum` |
 //! | a timeout cut short | `hurried_failover`, `hurried_in_error`, `hurried_start`, `hurried_not_with_lease` |
 //! | stickiness (§4.2.3), check-quorum (§6.2) | `stickiness`, `check_quorum`, `stale_leader_is_taught` |
-//! | pre-vote (§9.6) | `prevote_protects`, `prevote_spreads_term`, `prevote_of_an_earlier_term` |
+//! | pre-vote (§9.6) | `prevote_protects`, `prevote_spreads_term`, `prevote_of_an_earlier_term`, `prevote_of_an_earlier_round` |
 //!
 //! Divergence: the dissertation lets a candidate whose time is up begin another term at once; here it goes through
 //! pre-vote again, so terms do not run up while no quorum is in reach.

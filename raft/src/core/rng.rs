@@ -48,6 +48,14 @@ mod tests {
         assert_eq!(seen, [true; 10]);
     }
 
+    /// The reference values of SplitMix64 for the seed 0.
+    #[test]
+    fn it_is_the_generator_it_says() {
+        let mut rng = Rng(0);
+        let drawn = [rng.next(), rng.next(), rng.next()];
+        assert_eq!(drawn, [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4, 0x06c4_5d18_8009_454f]);
+    }
+
     #[test]
     fn one_seed_gives_each_node_its_own_numbers() {
         let draw = |node| {
