@@ -28,6 +28,7 @@ shrink WORLD:
 soak COUNT="5000":
     cargo sim run --count {{COUNT}}
     RAFTKV_KILL_PUTS=5000 cargo test --release -p raftkv --test kill_leader
+    RAFTKV_SOAK_KILLS=2000 cargo test --release -p raftkv --test soak -- --nocapture
 
 # Regenerates the golden stories of the core; read the diff before you commit it.
 golden:
@@ -37,6 +38,7 @@ golden:
 soup SCHEDULES="1000000":
     SOUP_SCHEDULES={{SCHEDULES}} cargo test --profile sim -p raftkv-raft --test soup
 
-# Needs the nightly toolchain and cargo-fuzz.
-fuzz TARGET:
-    cargo +nightly fuzz run --fuzz-dir fuzz {{TARGET}}
+# Ten minutes by default; `just fuzz core 60`. Needs the nightly toolchain and cargo-fuzz. What it finds goes to
+# fuzz/regressions/TARGET; with that, `cargo test -p raftkv-sim --test fuzz_corpus` has it too.
+fuzz TARGET SECONDS="600":
+    bash .ci/fuzz {{SECONDS}} {{TARGET}}

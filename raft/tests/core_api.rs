@@ -447,7 +447,10 @@ fn the_greatest_index_is_still_one() {
         .flat_map(|ready| ready.messages.into_iter().chain(ready.messages_after_persist))
         .map(|message| message.body)
         .collect();
-    assert_eq!(answers, [MessageBody::AppendRejected { prev_index: greatest.index, hint: LogId::ZERO }]);
+    assert_eq!(
+        answers,
+        [MessageBody::AppendRejected { prev_index: greatest.index, hint: LogId::ZERO, damaged: false }]
+    );
     let beyond = LogId::new(1, u64::MAX / 2 + 1);
     assert_eq!(raft.step(message(2, 1, 1, append(beyond, vec![], 0))), Err(StepError::OutOfRange));
 }

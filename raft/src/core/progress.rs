@@ -281,8 +281,9 @@ impl Progress {
         self.matched >= index && self.told_commit >= index
     }
 
-    /// Wait for the answer to a heartbeat before anything more is sent.
+    /// Wait for the answer to a heartbeat before anything more is sent; also where a window has room for more.
     pub(super) fn pause(&mut self) {
+        self.lost();
         self.append_due = false;
     }
 }

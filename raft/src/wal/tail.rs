@@ -98,10 +98,25 @@ impl Tail {
         }
         self.sync()?;
         if self.has_room(0) {
+            while self.would_revive(bytes) {
+                self.openings += 1;
+            }
             self.put_mark();
             self.sync()?;
         }
         Ok(())
+    }
+
+    /// Whether the mark to be put makes valid what was cut behind it: if the mark of an earlier opening stood here and
+    /// was damaged, the same mark would mend it, and the next recovery would find more than this one.
+    fn would_revive(&self, bytes: &[u8]) -> bool {
+        let mark = Mark { attested: self.synced, openings: self.openings, standing: self.standing };
+        let at = self.position();
+        let mut encoded = Vec::new();
+        let chain = format::put_mark(&mut encoded, self.chain, mark, self.salt, at);
+        let behind = at + encoded.len() as u64;
+        let rest = usize::try_from(behind).ok().and_then(|from| bytes.get(from..)).unwrap_or_default();
+        format::decode_record(rest, chain, self.salt, behind).is_some()
     }
 
     /// Where the next record will stand.

@@ -102,6 +102,7 @@ impl Driven {
             entries: Vec::new(),
             applied: LogId::ZERO,
             configuration,
+            damage: None,
         };
         let raft = Raft::new(config, boot).expect("it fits");
         Self { raft, writing: VecDeque::new(), to_apply: Index::ZERO, now_ns: 0 }

@@ -197,10 +197,16 @@ fn core() -> Vec<(&'static str, Vec<u8>)> {
     changed.extend([CoreStep::Propose { bytes: 9 }, CoreStep::Change(changes()), CoreStep::Read(5)]);
     changed.extend(settle());
     changed.push(from(0, MessageBody::AppendAccepted { matched: Index(3) }));
-    changed.push(from(0, MessageBody::HeartbeatResponse { round: 1, leased: true, space: Space::Ample }));
+    changed.push(from(
+        0,
+        MessageBody::HeartbeatResponse { round: 1, leased: true, space: Space::Ample, damaged: false },
+    ));
     changed.extend(settle());
     changed.extend([CoreStep::Compact { keep: 1 }, CoreStep::Ticks(3)]);
-    changed.push(from(1, MessageBody::AppendRejected { prev_index: Index(0), hint: LogId::ZERO }));
+    changed.push(from(
+        1,
+        MessageBody::AppendRejected { prev_index: Index(0), hint: LogId::ZERO, damaged: false },
+    ));
     changed.extend(settle());
     changed.extend([CoreStep::Transfer(Some(NodeId(2))), CoreStep::Ticks(9)]);
     let meta =

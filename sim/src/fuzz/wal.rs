@@ -92,6 +92,7 @@ impl Driven {
     fn new() -> Self {
         let disk = SimDisk::new(1);
         disk.create_dir_all(Path::new("/n1")).expect("an empty disk");
+        disk.sync_dir(Path::new("/")).expect("an empty disk");
         let wal = Wal::create(shared(&disk), &dir(), IDENTITY, TINY).expect("an empty disk");
         Self {
             disk,
@@ -123,6 +124,7 @@ impl Driven {
                 self.is_exact = true;
                 let through = self.last.index.0.saturating_sub(u64::from(*keep)).max(self.prev.index.0);
                 self.wal().compact(Index(through)).expect("a good disk");
+                self.prev = self.wal().stats().prev;
             }
             Step::PowerLoss { seed } => {
                 self.wal = None;
