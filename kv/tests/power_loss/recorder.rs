@@ -21,14 +21,36 @@ pub(crate) const ROOT: Inode = 0;
 /// One call that changed something, or made it durable.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
-    Make { dir: Inode, name: String, inode: Inode, is_dir: bool },
-    Write { inode: Inode, offset: u64, data: Vec<u8> },
-    SetLen { inode: Inode, length: u64 },
-    Sync { inode: Inode },
-    Rename { from: (Inode, String), to: (Inode, String) },
-    Remove { dir: Inode, name: String },
+    Make {
+        dir: Inode,
+        name: String,
+        inode: Inode,
+        is_dir: bool,
+    },
+    Write {
+        inode: Inode,
+        offset: u64,
+        data: Vec<u8>,
+    },
+    SetLen {
+        inode: Inode,
+        length: u64,
+    },
+    Sync {
+        inode: Inode,
+    },
+    Rename {
+        from: (Inode, String),
+        to: (Inode, String),
+    },
+    Remove {
+        dir: Inode,
+        name: String,
+    },
     /// Not a call: from here on the state up to this entry must survive.
-    Promised { index: u64 },
+    Promised {
+        index: u64,
+    },
 }
 
 /// Which ingredient is left out.
@@ -130,7 +152,9 @@ impl Recorder {
 
     fn place(&self, path: &Path) -> (Inode, String) {
         let parent = path.parent().and_then(|parent| self.names.get(parent));
-        let Some(&(dir, true)) = parent else { panic!("{} is in no directory that is known", path.display()) };
+        let Some(&(dir, true)) = parent else {
+            panic!("{} is in no directory that is known", path.display())
+        };
         (dir, path.file_name().unwrap().to_str().unwrap().to_owned())
     }
 
@@ -214,11 +238,7 @@ pub(crate) fn write(
     Ok(written)
 }
 
-pub(crate) fn set_len(
-    fd: RawFd,
-    length: u64,
-    call: impl FnOnce() -> Result<(), Errno>,
-) -> Result<(), Errno> {
+pub(crate) fn set_len(fd: RawFd, length: u64, call: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
     let Some(mut guard) = lock() else { return call() };
     call()?;
     if let Some(recorder) = guard.as_mut()
@@ -280,11 +300,7 @@ pub(crate) fn remove(
     Ok(())
 }
 
-pub(crate) fn rename(
-    from: &Path,
-    to: &Path,
-    call: impl FnOnce() -> Result<(), Errno>,
-) -> Result<(), Errno> {
+pub(crate) fn rename(from: &Path, to: &Path, call: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
     let Some(mut guard) = lock() else { return call() };
     call()?;
     let Some(recorder) = guard.as_mut() else { return Ok(()) };

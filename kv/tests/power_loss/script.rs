@@ -48,7 +48,7 @@ impl Shape {
             0 => Self { segment_bytes: 512 << 10, entries_max: 40, value_bytes_max: 400, large: true },
             1 | 2 => Self { segment_bytes: 64 << 10, entries_max: 260, value_bytes_max: 400, large: false },
             // Many segments, which sled frees, uses again and cuts off.
-            _ => Self { segment_bytes: 16 << 10, entries_max: 700, value_bytes_max: 60, large: false },
+            _ => Self { segment_bytes: 16 << 10, entries_max: 1_200, value_bytes_max: 60, large: false },
         }
     }
 }
@@ -98,9 +98,9 @@ impl Script {
                 0 => Step::Install(many),
                 _ => Step::Apply(many),
             });
-            match chance.below(6) {
-                0..=2 => steps.push(Step::Checkpoint),
-                3 => steps.extend([Step::Checkpoint, Step::Reopen]),
+            match chance.below(8) {
+                0..=3 => steps.push(Step::Checkpoint),
+                4 | 5 => steps.extend([Step::Checkpoint, Step::Reopen]),
                 _ => {}
             }
         }
@@ -125,6 +125,13 @@ impl Script {
             }
         }
         Self { segment_bytes: shape.segment_bytes, steps, entries, expected, snapshots }
+    }
+
+    /// One whose rows do not fit a quarter of a segment.
+    pub(crate) fn too_large() -> Self {
+        let entries = |script: &Self| script.entries.iter().map(Entry::size_bytes).max() >= Some(1_000);
+        let script = (0..).map(Self::draw).find(entries);
+        Self { segment_bytes: 2 << 10, ..script.unwrap() }
     }
 
     fn options(&self, root: &Path) -> KvOptions {
@@ -290,7 +297,7 @@ fn wait_until_closed(root: &Path) {
 static QUIET: AtomicBool = AtomicBool::new(false);
 
 /// Runs `job`; the words of its panic, if it panics, which nobody else gets to see.
-fn quietly<T>(job: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn quietly<T>(job: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: std::sync::Once = std::sync::Once::new();
     HOOK.call_once(|| {
         let loud = std::panic::take_hook();

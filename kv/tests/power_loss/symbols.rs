@@ -89,9 +89,7 @@ fn bytes<'a>(data: *const c_void, length: usize) -> &'a [u8] {
 extern "C" fn write(fd: c_int, data: *const c_void, length: usize) -> isize {
     let data = bytes(data, length);
     let offset = || rustix::fs::tell(borrowed(fd)).unwrap_or(0);
-    answer(
-        recorder::write(fd, data, offset, || rustix::io::write(borrowed(fd), data)).map(|n| n as isize),
-    )
+    answer(recorder::write(fd, data, offset, || rustix::io::write(borrowed(fd), data)).map(|n| n as isize))
 }
 
 #[unsafe(no_mangle)]
