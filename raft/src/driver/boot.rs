@@ -25,7 +25,7 @@ use crate::net::Listener;
 use crate::snapshot::{SnapshotDir, SnapshotError};
 use crate::state_machine::{StateMachine, StateMachineError};
 use crate::transport::{Transport, TransportConfig};
-use crate::wal::{Recovered, Wal, WalError, WalIdentity};
+use crate::wal::{Fault, Recovered, Wal, WalError, WalIdentity};
 
 use super::apply_lane::{ApplyLane, install_file};
 use super::event_loop::{EventLoop, Inputs, Parts, State};
@@ -176,7 +176,10 @@ fn open_storage<S: StateMachine>(
         identity.log_created = true;
         identity::store(disk.as_ref(), &options.data_dir, &identity)?;
     }
-    let (wal, recovered) = Wal::open(Arc::clone(disk), &logs, wal_identity, options.wal)?;
+    let others = record.configuration().members().into_iter().chain(options.members.keys().copied());
+    let is_alone = !options.join && others.into_iter().all(|id| id == identity.member);
+    let (wal, recovered) = Wal::open_if(Arc::clone(disk), &logs, wal_identity, options.wal, |_| !is_alone)?;
+    tell_damage(&recovered);
     if recovered.torn_bytes > 0 {
         tracing::info!(bytes = recovered.torn_bytes, "cut the torn tail of the log; nobody was told of it");
     }
@@ -184,6 +187,23 @@ fn open_storage<S: StateMachine>(
     let mut opened = Opened { machine: open()?, wal, recovered, snapshots };
     reconcile(&mut opened)?;
     Ok(opened)
+}
+
+/// Damage is repaired from the other members without further ado; but somebody should look at that disk.
+fn tell_damage(recovered: &Recovered) {
+    if let Some(Fault { path, offset, reason }) = &recovered.fault {
+        tracing::error!(
+            file = %path.display(), offset, reason,
+            "the log is damaged; what stood behind that is fetched from the other members; check the disk"
+        );
+    }
+    if let Some(damage) = recovered.damage {
+        tracing::warn!(
+            last = %damage.last,
+            "the log has lost entries: until it reaches that far again, this node stands for no election and votes \
+             only for a log that does; if no other member has them, remove this one and add it again under a new id"
+        );
+    }
 }
 
 fn make_core<S: StateMachine>(
@@ -198,6 +218,7 @@ fn make_core<S: StateMachine>(
         entries: opened.recovered.entries.clone(),
         applied: applied.last,
         configuration: applied.configuration.unwrap_or_else(|| formed.clone()),
+        damage: opened.recovered.damage,
     };
     Raft::new(options.core.clone(), boot).map_err(|error| StartError::Options(error.to_string()))
 }
@@ -319,7 +340,8 @@ fn open_identity(
 /// - The store is behind the log's start: it was lost, or set back. It is rebuilt from the newest snapshot, and the
 ///   log behind it is applied again.
 /// - The log does not have the store's last entry: the crash fell between the install of a snapshot and the reset of
-///   the log. The reset is done now. (An entry is applied only when it is durable here, so nothing else leads there.)
+///   the log, or damage took it. The log begins anew behind the state. (An entry is applied only when it is durable here,
+///   so nothing else leads there.) If more was lost than the state holds, the mark of that goes over to the new log.
 fn reconcile<S: StateMachine>(opened: &mut Opened<S>) -> Result<(), StartError> {
     let store = opened.machine.applied().last;
     let log = opened.recovered.prev;
@@ -331,7 +353,7 @@ fn reconcile<S: StateMachine>(opened: &mut Opened<S>) -> Result<(), StartError> 
     }
     let store = opened.machine.applied().last;
     if term_at(&opened.recovered, store.index) != Some(store.term) {
-        tracing::info!(%store, "the log does not reach the installed snapshot: beginning it anew");
+        tracing::info!(%store, "the log does not have the last entry of the state: beginning it anew behind that");
         opened.wal.reset(store)?;
         opened.recovered.prev = store;
         opened.recovered.entries.clear();
