@@ -25,8 +25,11 @@ fn node(
     dir: &std::path::Path,
 ) -> Result<(Transport, IncomingReceiver), Box<dyn Error>> {
     let member = |incarnation| Member { incarnation, ..Member::default() };
-    let record =
-        ClusterRecord { cluster: CLUSTER, members: [(NodeId(1), member(1)), (NodeId(2), member(2))].into() };
+    let record = ClusterRecord {
+        cluster: CLUSTER,
+        members: [(NodeId(1), member(1)), (NodeId(2), member(2))].into(),
+        origin: None,
+    };
     let snapshots = SnapshotDir::open(Arc::new(raft::disk::RealDisk), &dir.join(id.to_string()), CLUSTER)?;
     let config = TransportConfig {
         clock: Arc::new(RealClock),

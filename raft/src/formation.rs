@@ -6,6 +6,9 @@
 //!   in one round, that it is empty and lists the same members. It then draws the cluster's id, writes the
 //!   *record* (the id, and every member's incarnation) into its own identity file, and only when that is durable does
 //!   anyone hear of it.
+//! - Members that are given a state to begin with, out of a backup, form a cluster only with those that are given the
+//!   same one: it stands in the record as the cluster's *origin*. So all members that are restored from one file make
+//!   one cluster, and an empty node, or one with another file, is noticed before there is any.
 //! - Everyone else asks the listed members whether there is a record yet. Who has it gives it to a member that stands
 //!   in it *with the incarnation that stands in it*. Who gets it makes it durable before doing anything else.
 //! - A node without the record starts no consensus: it neither votes nor acknowledges.
@@ -49,6 +52,7 @@ use crate::identity::{self, ClusterId, ClusterRecord, Identity, IdentityError};
 use crate::mutant;
 use crate::net::{Listener, SharedNet};
 use crate::random::SplitMix;
+use crate::snapshot::Origin;
 use crate::transport::PeerOptions;
 use crate::transport::dial::{DialError, dial};
 use crate::transport::handshake::{Answer, Hello, Purpose, Refusal, Roster};
@@ -74,6 +78,8 @@ pub struct FormationConfig {
     /// Every member that is to form the cluster, this one included, with its address and context; the incarnations
     /// are not looked at. For a node that joins: itself, and members that it may ask.
     pub members: BTreeMap<NodeId, Member>,
+    /// The state that this node is to begin with, if its cluster is restored from a backup.
+    pub origin: Option<Origin>,
     /// Patience toward peers.
     pub options: PeerOptions,
     /// What the cluster's id is drawn from, if this node draws it. Must be fresh at every start.
@@ -133,6 +139,22 @@ pub enum FormationError {
         /// Its address.
         address: String,
     },
+    /// The cluster was formed without what this node was to begin with, or with something else.
+    #[error(
+        "the cluster began with {}, as {by} at {address} says, and this data directory was to begin with {}: restore \
+         all members from the same file, each into an empty directory",
+        origin_text(*.theirs), origin_text(*.ours)
+    )]
+    OtherOrigin {
+        /// What the cluster began with.
+        theirs: Option<Origin>,
+        /// What this node was to begin with.
+        ours: Option<Origin>,
+        /// Who said so.
+        by: NodeId,
+        /// Its address.
+        address: String,
+    },
     /// There is nobody whom a node that is to join could ask.
     #[error(
         "{member} is to join a cluster, but its list names no other member: list at least one that is in it"
@@ -147,6 +169,10 @@ pub enum FormationError {
     /// The lane is gone: the node is being stopped.
     #[error("stopped while the cluster was being formed")]
     Stopped,
+}
+
+fn origin_text(origin: Option<Origin>) -> String {
+    origin.map_or_else(|| "nothing".to_owned(), |origin| origin.to_string())
 }
 
 /// Waits until the cluster is formed, taking part in forming it, and returns this node's identity with the cluster's
@@ -170,7 +196,8 @@ pub async fn form(
         return Err(FormationError::NotListed { member: identity.member });
     }
     let listed = config.members.keys().copied().collect();
-    obtain(config, identity, listener, Roster::Forming(listed)).await
+    let origin = config.origin;
+    obtain(config, identity, listener, Roster::Forming { listed, origin }).await
 }
 
 /// Waits until the cluster has added this node, and returns its identity with the cluster's record in it, durable. At
@@ -270,7 +297,8 @@ impl Asking<'_> {
                 Round::Formed(record) => return Ok(record),
                 Round::AllEmpty(disks) if disks.keys().next() == Some(&self.identity.member) => {
                     let cluster = (u128::from(random.draw()) << 64) | u128::from(random.draw());
-                    return Ok(ClusterRecord { cluster, members: self.members(&disks) });
+                    let origin = self.config.origin;
+                    return Ok(ClusterRecord { cluster, members: self.members(&disks), origin });
                 }
                 // The lowest member will notice it too.
                 Round::AllEmpty(_) => {}
@@ -321,8 +349,8 @@ impl Asking<'_> {
         match answer {
             Ok(Answer::Formed(record)) => self.check(by, &record).map(|()| Weighed::Formed(record)),
             Ok(Answer::Empty { .. }) if joining => Ok(Weighed::Nothing("it makes no sense".to_owned())),
-            Ok(Answer::Empty { incarnation, listed: its }) if its == listed => {
-                Ok(Weighed::Empty(incarnation))
+            Ok(Answer::Empty { incarnation, listed: its, origin }) if its == listed => {
+                Ok(self.weigh_origin(by, incarnation, origin))
             }
             Ok(Answer::Empty { listed: its, .. }) => {
                 let why = format!("it lists {its:?}, this node {listed:?}: make the lists the same");
@@ -351,6 +379,19 @@ impl Asking<'_> {
         }
     }
 
+    /// What an empty member is worth that is to begin with `origin`.
+    fn weigh_origin(&self, by: NodeId, incarnation: u64, origin: Option<Origin>) -> Weighed {
+        let ours = self.config.origin;
+        if origin == ours {
+            return Weighed::Empty(incarnation);
+        }
+        let (its, ours) = (origin_text(origin), origin_text(ours));
+        let why = format!("it is to begin with {its}, this node with {ours}: restore all from the same file");
+        self.reception
+            .warn((by.0, "forming", "origins"), || format!("{by} forms no cluster with this node: {why}"));
+        Weighed::Nothing(why)
+    }
+
     /// That no other disk stands in the record under this node's id. That this one may have the record at all the
     /// giver has seen: it may have been added since the cluster was formed.
     fn check(&self, by: NodeId, record: &ClusterRecord) -> Result<(), FormationError> {
@@ -360,6 +401,12 @@ impl Asking<'_> {
             Some(member) if member.incarnation != self.identity.incarnation => {
                 Err(self.wiped(by, member.incarnation))
             }
+            Some(_) if record.origin != self.config.origin => Err(FormationError::OtherOrigin {
+                theirs: record.origin,
+                ours: self.config.origin,
+                by,
+                address: self.address(by),
+            }),
             _ => Ok(()),
         }
     }
@@ -367,7 +414,7 @@ impl Asking<'_> {
     fn hello(&self, to: NodeId) -> Hello {
         let Identity { member, incarnation, .. } = *self.identity;
         let purpose = match self.roster {
-            Roster::Forming(listed) => Purpose::Formation { listed: listed.clone() },
+            Roster::Forming { listed, .. } => Purpose::Formation { listed: listed.clone() },
             _ => Purpose::Join,
         };
         Hello { cluster: None, member, incarnation, address: self.address(member), to, purpose }

@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::{Configuration, Member, NodeId};
 use crate::disk::{Disk, OpenMode};
 use crate::random::SplitMix;
+use crate::snapshot::Origin;
 
 /// The file's name in the data directory.
 pub const IDENTITY_FILE: &str = "identity";
@@ -56,6 +57,8 @@ pub struct ClusterRecord {
     pub cluster: u128,
     /// The members it was formed of: which disk each is, and address and context as the forming node had them.
     pub members: BTreeMap<NodeId, Member>,
+    /// The state that it began with, if it was restored from a backup: all of `members` had it on their disks.
+    pub origin: Option<Origin>,
 }
 
 impl ClusterRecord {
@@ -352,7 +355,7 @@ mod tests {
             context: bytes::Bytes::from(vec![id as u8]),
         };
         let members = [1, 2].map(|id| (NodeId(id), member(id))).into();
-        ClusterRecord { cluster: 0x0123_4567_89ab_cdef, members }
+        ClusterRecord { cluster: 0x0123_4567_89ab_cdef, members, origin: None }
     }
 
     fn formed() -> Identity {

@@ -22,7 +22,7 @@ use crate::disk::{DirLock, SharedDisk};
 use crate::formation::{self, FormationConfig, FormationError};
 use crate::identity::{self, Identity, IdentityError};
 use crate::net::Listener;
-use crate::snapshot::{SnapshotDir, SnapshotError};
+use crate::snapshot::{Origin, SnapshotDir, SnapshotError};
 use crate::state_machine::{StateMachine, StateMachineError};
 use crate::transport::{Transport, TransportConfig};
 use crate::wal::{Fault, Recovered, Wal, WalError, WalIdentity};
@@ -33,6 +33,7 @@ use super::handle::{Leadership, Outside, RaftHandle};
 use super::log_lane::LogLane;
 use super::membership;
 use super::options::{NodeOptions, Seams};
+use super::origin;
 use super::snapshots::Snapshots;
 
 /// Why a node did not start. Each message names the thing and the mend.
@@ -89,6 +90,18 @@ pub enum StartError {
         /// The entry before the log's first.
         log: LogId,
     },
+    /// The cluster began with a state out of a backup, and this member, which formed it, does not have that state.
+    #[error(
+        "the cluster begins with {origin}, and {} does not hold it: restore this member from the same file, into an \
+         empty directory, and form the cluster anew",
+        .dir.display()
+    )]
+    OriginMissing {
+        /// Where it was looked for.
+        dir: PathBuf,
+        /// What the cluster begins with.
+        origin: Origin,
+    },
     /// The options contradict each other.
     #[error("the configuration is not usable: {0}")]
     Options(String),
@@ -123,16 +136,21 @@ where
         return Err(StartError::Options(format!("node {id} is not in its own list of members")));
     }
     let wal_lane = seams.blocking.lane("wal");
-    let (lock, identity) = {
+    let (lock, identity, origin) = {
         let (disk, dir, seed) = (Arc::clone(&seams.disk), options.data_dir.clone(), options.core.seed);
         on_lane(&wal_lane, move || open_identity(&disk, &dir, id, seed)).await?
     };
+    if options.join && origin.is_some() {
+        let why = "the data directory holds a backup that is to be restored, and a restored node forms a cluster; \
+                   it joins none";
+        return Err(StartError::Options(why.to_owned()));
+    }
     let mut listener = seams
         .net
         .listen(&options.listen)
         .await
         .map_err(|source| StartError::Listen { address: options.listen.clone(), source })?;
-    let config = formation_config(&options, &seams);
+    let config = formation_config(&options, &seams, origin);
     let identity = match options.join {
         true => formation::join(config, identity, listener.as_mut()).await?,
         false => formation::form(config, identity, listener.as_mut()).await?,
@@ -147,7 +165,7 @@ where
     Ok(run(Ready { options, seams, lock, listener, identity, wal_lane, opened, formed, raft }))
 }
 
-fn formation_config(options: &NodeOptions, seams: &Seams) -> FormationConfig {
+fn formation_config(options: &NodeOptions, seams: &Seams, origin: Option<Origin>) -> FormationConfig {
     FormationConfig {
         clock: Arc::clone(&seams.clock),
         net: Arc::clone(&seams.net),
@@ -155,6 +173,7 @@ fn formation_config(options: &NodeOptions, seams: &Seams) -> FormationConfig {
         blocking: Arc::clone(&seams.blocking),
         data_dir: options.data_dir.clone(),
         members: options.members.clone(),
+        origin,
         options: options.peer.clone(),
         seed: options.core.seed,
     }
@@ -171,10 +190,18 @@ fn open_storage<S: StateMachine>(
     let cluster = record.cluster;
     let (logs, snapshots) = (options.data_dir.join("logs"), options.data_dir.join("snapshots"));
     let wal_identity = WalIdentity { cluster, member: identity.member, incarnation: identity.incarnation };
+    let dir = SnapshotDir::open(Arc::clone(disk), &snapshots, cluster)?;
     if !identity.log_created {
-        Wal::create(Arc::clone(disk), &logs, wal_identity, options.wal)?;
+        match origin::of(&identity, record) {
+            Some(origin) => {
+                origin::adopt(disk, &options.data_dir, record, origin, &dir)?;
+                origin::begin_log(disk, &logs, wal_identity, options, origin.last)?;
+            }
+            None => drop(Wal::create(Arc::clone(disk), &logs, wal_identity, options.wal)?),
+        }
         identity.log_created = true;
         identity::store(disk.as_ref(), &options.data_dir, &identity)?;
+        origin::clear(disk.as_ref(), &options.data_dir)?;
     }
     let others = record.configuration().members().into_iter().chain(options.members.keys().copied());
     let is_alone = !options.join && others.into_iter().all(|id| id == identity.member);
@@ -183,8 +210,7 @@ fn open_storage<S: StateMachine>(
     if recovered.torn_bytes > 0 {
         tracing::info!(bytes = recovered.torn_bytes, "cut the torn tail of the log; nobody was told of it");
     }
-    let snapshots = Arc::new(SnapshotDir::open(Arc::clone(disk), &snapshots, cluster)?);
-    let mut opened = Opened { machine: open()?, wal, recovered, snapshots };
+    let mut opened = Opened { machine: open()?, wal, recovered, snapshots: Arc::new(dir) };
     reconcile(&mut opened)?;
     Ok(opened)
 }
@@ -247,6 +273,7 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
         clock: Arc::clone(&seams.clock),
         net: Arc::clone(&seams.net),
         options: options.peer.clone(),
+        snapshots: Arc::clone(&snapshots),
     };
     let (transport, peers) = Transport::start(
         TransportConfig {
@@ -319,20 +346,26 @@ async fn on_lane<T: Send + 'static>(lane: &Arc<dyn Lane>, job: impl FnOnce() -> 
     }
 }
 
-/// Takes the directory for this process, and reads or draws the identity.
+/// Takes the directory for this process, reads or draws the identity, and looks whether there is a state to begin with.
 fn open_identity(
     disk: &SharedDisk,
     dir: &Path,
     id: NodeId,
     seed: u64,
-) -> Result<(DirLock, Identity), StartError> {
+) -> Result<(DirLock, Identity, Option<Origin>), StartError> {
     let at = |source| StartError::DataDir { path: dir.to_owned(), source };
     disk.create_dir_all(dir).map_err(at)?;
     let lock = disk.lock_dir(dir).map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => StartError::Locked { path: dir.to_owned() },
         _ => at(error),
     })?;
-    Ok((lock, identity::open(disk.as_ref(), dir, id, seed)?))
+    let identity = identity::open(disk.as_ref(), dir, id, seed)?;
+    if identity.log_created {
+        origin::clear(disk.as_ref(), dir)?;
+        return Ok((lock, identity, None));
+    }
+    let origin = if identity.cluster.is_none() { origin::find(disk, dir)? } else { None };
+    Ok((lock, identity, origin))
 }
 
 /// Brings store and log together after a crash at any moment.

@@ -309,6 +309,11 @@ impl<S: StateMachine> EventLoop<S> {
                     let _ = waiter.send(Err(error.into()));
                 }
             },
+            Request::Snapshot { at_least, waiter } => {
+                if self.snapshots.wanted(at_least, waiter) {
+                    self.apply.snapshot();
+                }
+            }
             Request::Shutdown => return self.on_shutdown(),
         }
         None
@@ -409,6 +414,9 @@ impl<S: StateMachine> EventLoop<S> {
             Completion::SnapshotTaken { file } => {
                 for peer in self.snapshots.taken(&file) {
                     self.transport.send_snapshot(peer, self.raft.hard_state().term, file.clone());
+                }
+                if self.snapshots.hand_out(&file) {
+                    self.apply.snapshot();
                 }
                 self.compact_log();
             }

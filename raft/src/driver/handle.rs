@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::clock::SharedClock;
 use crate::core::{Change, ChangeError, Configuration, Index, Member, NodeId, RoleName, Term, TransferError};
 use crate::net::SharedNet;
+use crate::snapshot::{ChunkReader, SnapshotDir, SnapshotError, SnapshotFile};
 use crate::transport::{self, PeerOptions, Probe};
 
 use super::handover::{HandOverError, HandOverWaiter};
@@ -115,6 +116,7 @@ pub(super) enum Request<R> {
     Status { waiter: oneshot::Sender<NodeStatus> },
     Change { changes: Vec<Change>, waiter: ChangeWaiter },
     Transfer { to: Option<NodeId>, waiter: HandOverWaiter },
+    Snapshot { at_least: Index, waiter: oneshot::Sender<SnapshotFile> },
     Shutdown,
 }
 
@@ -124,6 +126,7 @@ pub(super) struct Outside {
     pub(super) clock: SharedClock,
     pub(super) net: SharedNet,
     pub(super) options: PeerOptions,
+    pub(super) snapshots: Arc<SnapshotDir>,
 }
 
 /// A running node. Clones are handles to the same node; it goes on running when all of them are dropped, until
@@ -205,6 +208,29 @@ impl<R: Send + 'static> RaftHandle<R> {
         }
     }
 
+    /// A snapshot file that holds everything that was committed anywhere before the call: the newest one, if it does,
+    /// else one that is made for it. The file stays as long as it is held. Any member can be asked.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn snapshot(&self) -> Result<SnapshotFile, ReadError> {
+        let at_least = self.read_index().await?;
+        let (waiter, answer) = oneshot::channel();
+        match self.requests.try_send(Request::Snapshot { at_least, waiter }) {
+            Ok(()) => answer.await.map_err(|_| ReadError::Stopped),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(ReadError::Overloaded),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(ReadError::Stopped),
+        }
+    }
+
+    /// Reads the frames of a snapshot file that is held. Reading blocks: it belongs on a lane.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn snapshot_frames(&self, file: &SnapshotFile) -> Result<ChunkReader, SnapshotError> {
+        self.outside.snapshots.chunks(file)
+    }
+
     /// Changes the membership: several members at once if need be (§4.3). Answers when the change has ended, with the
     /// configuration that is then committed. To be asked of the leader.
     ///
@@ -251,7 +277,7 @@ impl<R: Send + 'static> RaftHandle<R> {
     /// # Errors
     /// [`MembershipError::NotReady`].
     pub async fn probe_member(&self, id: NodeId, address: &str) -> Result<Probe, MembershipError> {
-        let Outside { cluster, clock, net, options } = &*self.outside;
+        let Outside { cluster, clock, net, options, .. } = &*self.outside;
         let not_ready = |why: String| MembershipError::NotReady { id, address: address.to_owned(), why };
         let probe = transport::probe(clock.as_ref(), net.as_ref(), options, self.id, address, id);
         let found = probe.await.map_err(not_ready)?;

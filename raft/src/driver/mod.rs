@@ -11,6 +11,7 @@
 //! | `waiters.rs` | who waits for which proposal or read |
 //! | `membership.rs` | who waits for a change of membership, and whom the transport must reach meanwhile |
 //! | `handover.rs` | who waits for a hand-over of the leadership; the stop of a leader |
+//! | `origin.rs` | the first start of a node that is restored from a backup |
 //! | `handle.rs` | how the rest of the process talks to the node |
 //!
 //! [`start`] makes a node of a state machine; [`RaftHandle`] is what it is used by.
@@ -24,6 +25,7 @@ mod handover;
 mod log_lane;
 mod membership;
 mod options;
+mod origin;
 mod snapshots;
 mod status;
 mod waiters;

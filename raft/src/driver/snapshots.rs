@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 use crate::core::{Entry, Index, LogId, NodeId};
 use crate::snapshot::{SnapshotDir, SnapshotFile};
 
@@ -17,6 +19,8 @@ pub(super) struct Snapshots {
     /// one, because the follower keeps what it has got of it; a leader that writes snapshots faster than a slow link
     /// carries them would else begin anew each time.
     sending: BTreeMap<NodeId, SnapshotFile>,
+    /// Who waits for a file that reaches at least so far, beside followers.
+    wanted: Vec<(Index, oneshot::Sender<SnapshotFile>)>,
     /// Bytes of log applied since the newest one was begun.
     log_bytes: u64,
     entries_min: u64,
@@ -30,6 +34,7 @@ impl Snapshots {
             taking: false,
             waiting: BTreeSet::new(),
             sending: BTreeMap::new(),
+            wanted: Vec::new(),
             log_bytes: 0,
             entries_min,
             log_bytes_min,
@@ -72,6 +77,34 @@ impl Snapshots {
         let waiting = std::mem::take(&mut self.waiting);
         self.sending.extend(waiting.iter().map(|peer| (*peer, file.clone())));
         waiting
+    }
+
+    /// Somebody wants a file that reaches at least so far, which is applied here. True if one is to be begun for it.
+    pub(super) fn wanted(&mut self, at_least: Index, waiter: oneshot::Sender<SnapshotFile>) -> bool {
+        match self.dir.newest().filter(|file| file.meta.last.index >= at_least) {
+            Some(file) => {
+                // Whoever asked may have gone away; so below.
+                let _ = waiter.send(file);
+                false
+            }
+            None => {
+                self.wanted.push((at_least, waiter));
+                self.begin()
+            }
+        }
+    }
+
+    /// Gives the file to all for whom it reaches far enough. True if another one is begun, for those for whom it
+    /// does not: its cut was made before they asked.
+    pub(super) fn hand_out(&mut self, file: &SnapshotFile) -> bool {
+        for (at_least, waiter) in std::mem::take(&mut self.wanted) {
+            if file.meta.last.index >= at_least {
+                let _ = waiter.send(file.clone());
+            } else if !waiter.is_closed() {
+                self.wanted.push((at_least, waiter));
+            }
+        }
+        !self.wanted.is_empty() && self.begin()
     }
 
     /// The file to send to a follower, whose log must be continued from `compacted` on. Without one the follower
@@ -162,6 +195,33 @@ mod tests {
         assert_eq!(offered(&mut snapshots, 3, 11), Some(20));
         snapshots.lost_leadership();
         assert_eq!(offered(&mut snapshots, 3, 11), Some(30), "that was another leadership");
+    }
+
+    #[test]
+    fn whoever_wants_a_snapshot_gets_one_that_reaches_as_far_as_he_asked() {
+        let at = tempfile::tempdir().unwrap();
+        let dir = dir(&at);
+        let mut snapshots = Snapshots::new(Arc::clone(&dir), 10, 100);
+        let ask = |snapshots: &mut Snapshots, at_least| {
+            let (waiter, answer) = oneshot::channel();
+            (snapshots.wanted(Index(at_least), waiter), answer)
+        };
+        let last =
+            |mut answer: oneshot::Receiver<SnapshotFile>| answer.try_recv().map(|f| f.meta.last.index.0);
+        let (begin, first) = ask(&mut snapshots, 10);
+        assert!(begin, "there is none");
+        let (begin, second) = ask(&mut snapshots, 11);
+        assert!(!begin, "one is under way");
+        let file = write(&dir, 10, 1);
+        snapshots.taken(&file);
+        assert!(snapshots.hand_out(&file), "the second asked for more: another is begun");
+        assert_eq!(last(first), Ok(10));
+        let file = write(&dir, 12, 1);
+        snapshots.taken(&file);
+        assert!(!snapshots.hand_out(&file));
+        assert_eq!(last(second), Ok(12));
+        let (begin, third) = ask(&mut snapshots, 12);
+        assert_eq!((begin, last(third)), (false, Ok(12)), "the newest will do");
     }
 
     #[test]

@@ -52,6 +52,7 @@ impl World {
             blocking: Arc::new(Inline::default()),
             data_dir: DIR.into(),
             members: listed.iter().map(|id| (NodeId(*id), Member::at(format!("n{id}")))).collect(),
+            origin: None,
             options: PeerOptions::default(),
             seed: self.seed,
         }
@@ -291,7 +292,7 @@ async fn a_member_learns_of_the_cluster_from_any_other() {
     let identity = open(&*config.disk, &config.data_dir, NodeId(3), 1000).unwrap();
     let mut listener = world.net.listen("n3").await.unwrap();
     let reception = Arc::new(Reception::new(world.clock.clone(), identity.clone(), &config.options));
-    let listed = Arc::new(Roster::Forming([1, 2, 3].map(NodeId).into()));
+    let listed = Arc::new(Roster::Forming { listed: [1, 2, 3].map(NodeId).into(), origin: None });
     let (one, two) = tokio::select! {
         biased;
         _ = answer(&reception, &listed, &mut *listener) => unreachable!(),
@@ -304,6 +305,79 @@ async fn a_member_learns_of_the_cluster_from_any_other() {
     assert_eq!(self::record(&within(LONG, world.start(3, &disks[2], &[1, 2, 3])).await), record);
     let took = world.clock.now().since(before);
     assert!(took < Duration::from_millis(100), "it did not wait for n1: {took:?}");
+}
+
+fn origin(checksum: u32) -> Option<Origin> {
+    Some(Origin { last: crate::core::LogId::new(3, 40), bytes: 5_000, checksum })
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_that_are_restored_from_one_file_form_one_cluster_and_it_says_so() {
+    let mut world = World::new();
+    let disks: [CrashDisk; 3] = Default::default();
+    let mut begin = |id: u64, origin| {
+        let config = FormationConfig { origin, ..world.config(&disks[id as usize - 1], &[1, 2, 3]) };
+        start(config, id, false)
+    };
+    let all = [begin(1, origin(7)), begin(2, origin(7)), begin(3, origin(7))];
+    let [one, two, three] = all;
+    let (one, two, three) = within(LONG, async { tokio::join!(one, two, three) }).await;
+    assert_eq!(record(&one).origin, origin(7));
+    assert_eq!(record(&two), record(&one));
+    assert_eq!(record(&three), record(&one));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_with_another_backup_or_none_keeps_the_cluster_from_forming() {
+    for other in [None, origin(8)] {
+        for odd in 1..=3 {
+            let mut world = World::new();
+            let disks: [CrashDisk; 3] = Default::default();
+            let mut begin = |id: u64| {
+                let origin = if id == odd { other } else { origin(7) };
+                let config = FormationConfig { origin, ..world.config(&disks[id as usize - 1], &[1, 2, 3]) };
+                start(config, id, false)
+            };
+            let (one, two, three) = (begin(1), begin(2), begin(3));
+            let clock = world.clock.clone();
+            tokio::select! {
+                biased;
+                _ = async { tokio::join!(one, two, three) } => panic!("formed, though n{odd} begins with {other:?}"),
+                () = sleep(&*clock, LONG) => {}
+            }
+            for disk in &disks {
+                let identity = identity::load(disk, Path::new(DIR)).unwrap().unwrap();
+                assert_eq!(identity.cluster, None);
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_lost_its_backup_before_it_heard_of_the_cluster_is_told_so() {
+    let mut world = World::new();
+    let disks: [CrashDisk; 3] = Default::default();
+    let asked = |world: &mut World, id: u64, origin| {
+        let config = FormationConfig { origin, ..world.config(&disks[id as usize - 1], &[1, 2, 3]) };
+        start(config, id, false)
+    };
+    // n3 says what it begins with, and stops before it gets the record.
+    let config = FormationConfig { origin: origin(7), ..world.config(&disks[2], &[1, 2, 3]) };
+    let identity = open(&*config.disk, &config.data_dir, NodeId(3), 1000).unwrap();
+    let mut listener = world.net.listen("n3").await.unwrap();
+    let reception = Arc::new(Reception::new(world.clock.clone(), identity, &config.options));
+    let roster = Arc::new(Roster::Forming { listed: [1, 2, 3].map(NodeId).into(), origin: origin(7) });
+    let (one, two) = (asked(&mut world, 1, origin(7)), asked(&mut world, 2, origin(7)));
+    let _formed = tokio::select! {
+        biased;
+        _ = answer(&reception, &roster, &mut *listener) => unreachable!(),
+        both = within(LONG, async { tokio::join!(one, two) }) => both,
+    };
+    drop(listener);
+    let three = asked(&mut world, 3, None);
+    let Err(error) = within(LONG, three).await else { panic!("it took part without its state") };
+    assert!(matches!(error, FormationError::OtherOrigin { ours: None, .. }), "{error}");
+    assert!(error.to_string().contains("restore all members from the same file"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -229,6 +229,13 @@ pub(super) fn payload_bytes(head: &[u8; FRAME_HEAD_BYTES]) -> Result<usize, Faul
     }
 }
 
+/// The cluster that this header frame names, if it could be one. Not verified.
+pub(super) fn peek_cluster(frame: &[u8]) -> Option<u128> {
+    let payload = frame.get(FRAME_HEAD_BYTES..)?.strip_prefix(&MAGIC)?;
+    let (_version, rest) = payload.split_first_chunk::<4>()?;
+    rest.first_chunk().map(|cluster| u128::from_le_bytes(*cluster))
+}
+
 /// The length and checksum of the state that this footer frame names, if it could be one. Says nothing about the
 /// frames before it.
 pub(super) fn peek_footer(frame: &[u8]) -> Option<(u64, u32)> {

@@ -25,6 +25,7 @@
 
 mod error;
 mod format;
+mod loose;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ use crate::core::{LogId, SnapshotMeta};
 use crate::disk::{OpenMode, SharedDisk};
 
 pub use error::SnapshotError;
+pub use loose::{FrameCheck, NO_CLUSTER, Origin, SnapshotLabel, open_loose, restore_dir, verify_loose};
 pub use reader::{ChunkReader, SnapshotReader};
 pub use writer::{SnapshotReceiver, SnapshotWriter};
 
@@ -69,6 +71,12 @@ impl SnapshotFile {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What a cluster begins with that is restored from this file.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        Origin { last: self.meta.last, bytes: self.bytes, checksum: self.checksum }
     }
 }
 

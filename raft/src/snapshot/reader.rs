@@ -112,6 +112,10 @@ impl SnapshotReader {
     pub(super) fn new(chunks: ChunkReader) -> Self {
         Self { chunks, chunk: Bytes::new() }
     }
+
+    pub(super) fn into_chunks(self) -> ChunkReader {
+        self.chunks
+    }
 }
 
 impl io::Read for SnapshotReader {

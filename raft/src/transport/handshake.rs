@@ -29,6 +29,7 @@ use crate::codec::{FrameError, FrameReader, decode_body, encode_frame};
 use crate::core::NodeId;
 use crate::identity::{ClusterId, ClusterRecord, Identity};
 use crate::mutant;
+use crate::snapshot::Origin;
 
 /// The oldest protocol this program speaks.
 pub const PROTOCOL_MIN: u16 = 1;
@@ -111,8 +112,8 @@ pub(crate) enum Answer {
     Accept { protocol: u16, cluster: u128, member: NodeId, incarnation: u64 },
     /// No.
     Refuse(Refusal),
-    /// I am in no cluster. This is who I am, and whom my configuration lists.
-    Empty { incarnation: u64, listed: BTreeSet<NodeId> },
+    /// I am in no cluster. This is who I am, whom my configuration lists, and what I am to begin with.
+    Empty { incarnation: u64, listed: BTreeSet<NodeId>, origin: Option<Origin> },
     /// This is our cluster.
     Formed(ClusterRecord),
     /// This is who I am.
@@ -235,8 +236,8 @@ pub(crate) const STRANGERS_MAX: usize = 16;
 /// Whom a node lets in, by what it has come to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Roster {
-    /// The cluster is to be formed of these.
-    Forming(BTreeSet<NodeId>),
+    /// The cluster is to be formed of these, and to begin with this state.
+    Forming { listed: BTreeSet<NodeId>, origin: Option<Origin> },
     /// It waits to be added to a cluster.
     Joining,
     /// It is in a cluster.
@@ -352,11 +353,11 @@ pub(crate) fn judge(local: &Identity, roster: &Roster, hello: &Hello, protocol: 
         return Answer::Refuse(Refusal::WrongMember { member });
     }
     let members = match (roster, &hello.purpose) {
-        (Roster::Forming(listed), Purpose::Formation { .. }) => {
-            return Answer::Empty { incarnation, listed: listed.clone() };
+        (Roster::Forming { listed, origin }, Purpose::Formation { .. }) => {
+            return Answer::Empty { incarnation, listed: listed.clone(), origin: *origin };
         }
         (Roster::Joining, Purpose::Formation { .. }) => return Answer::Refuse(Refusal::Joining),
-        (Roster::Forming(_) | Roster::Joining, _) => return Answer::Refuse(Refusal::NotFormed),
+        (Roster::Forming { .. } | Roster::Joining, _) => return Answer::Refuse(Refusal::NotFormed),
         (Roster::Formed(members), _) => members,
     };
     let Some(record) = &local.cluster else { return Answer::Refuse(Refusal::NotFormed) };
@@ -411,7 +412,11 @@ mod tests {
 
     fn record() -> ClusterRecord {
         let member = |id: u64| Member { incarnation: 11 * id, ..Member::at(format!("n{id}")) };
-        ClusterRecord { cluster: 77, members: [1, 2, 3].map(|id| (NodeId(id), member(id))).into() }
+        ClusterRecord {
+            cluster: 77,
+            members: [1, 2, 3].map(|id| (NodeId(id), member(id))).into(),
+            origin: None,
+        }
     }
 
     fn local() -> Identity {
@@ -484,7 +489,7 @@ mod tests {
         let removed = Hello { member: NodeId(8), ..hello() };
         assert_eq!(refusal(&removed), Refusal::Removed);
         let unformed = Identity { cluster: None, ..local() };
-        for roster in [Roster::Forming(listed()), Roster::Joining] {
+        for roster in [Roster::Forming { listed: listed(), origin: None }, Roster::Joining] {
             assert_eq!(refused(judge(&unformed, &roster, &hello(), 1)), Refusal::NotFormed);
         }
     }
@@ -532,8 +537,8 @@ mod tests {
         let unformed = Identity { cluster: None, ..local() };
         let forms = Hello { cluster: None, purpose: Purpose::Formation { listed: listed() }, ..hello() };
         let joins = Hello { cluster: None, purpose: Purpose::Join, ..hello() };
-        let forming = Roster::Forming(listed());
-        let empty = Answer::Empty { incarnation: 22, listed: listed() };
+        let forming = Roster::Forming { listed: listed(), origin: None };
+        let empty = Answer::Empty { incarnation: 22, listed: listed(), origin: None };
         assert_eq!(judge(&unformed, &forming, &forms, 1), empty);
         assert_eq!(refused(judge(&unformed, &forming, &joins, 1)), Refusal::NotFormed);
         assert_eq!(
@@ -553,7 +558,10 @@ mod tests {
         assert_eq!(answer(&ask), Answer::Probed(probe.clone()));
         let unformed = Identity { cluster: None, log_created: false, ..local() };
         let empty = Probe { cluster: None, empty: true, ..probe };
-        assert_eq!(judge(&unformed, &Roster::Forming(listed()), &ask, 1), Answer::Probed(empty.clone()));
+        assert_eq!(
+            judge(&unformed, &Roster::Forming { listed: listed(), origin: None }, &ask, 1),
+            Answer::Probed(empty.clone())
+        );
         let joining = Probe { joining: true, ..empty };
         assert_eq!(judge(&unformed, &Roster::Joining, &ask, 1), Answer::Probed(joining));
     }

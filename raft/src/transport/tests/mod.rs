@@ -27,7 +27,11 @@ const CLUSTER: u128 = 77;
 const LONG: Duration = Duration::from_secs(600);
 
 fn record() -> ClusterRecord {
-    ClusterRecord { cluster: CLUSTER, members: (1..=3).map(|id| (NodeId(id), member(id))).collect() }
+    ClusterRecord {
+        cluster: CLUSTER,
+        members: (1..=3).map(|id| (NodeId(id), member(id))).collect(),
+        origin: None,
+    }
 }
 
 fn identity(id: u64) -> Identity {
