@@ -115,6 +115,12 @@ pub enum MessageBody {
         /// The index to wait for; `None` if the leader could not tell, or would not for want of room.
         index: Option<Index>,
     },
+    /// The sender lost its state, not its log, and cannot make it anew by itself: whoever has applied so far may
+    /// send a snapshot. The driver's business alone, which answers with a file or not at all; the core ignores it.
+    SnapshotWanted {
+        /// The snapshot must reach at least so far, or the sender's log does not continue it.
+        at_least: Index,
+    },
 }
 
 impl MessageBody {
@@ -135,6 +141,7 @@ impl MessageBody {
             Self::TimeoutNow => "TimeoutNow",
             Self::ReadIndex { .. } => "ReadIndex",
             Self::ReadIndexResponse { .. } => "ReadIndexResponse",
+            Self::SnapshotWanted { .. } => "SnapshotWanted",
         }
     }
 }

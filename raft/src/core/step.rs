@@ -176,6 +176,7 @@ impl Raft {
             MessageBody::TimeoutNow => self.on_timeout_now(),
             MessageBody::ReadIndex { context } => self.on_forwarded_read(from, context),
             MessageBody::ReadIndexResponse { context, index } => self.on_read_answer(context, index),
+            MessageBody::SnapshotWanted { .. } => {}
         }
     }
 }

@@ -59,6 +59,7 @@ pub(crate) fn body(body: &MessageBody) -> String {
         MessageBody::TimeoutNow | MessageBody::ReadIndex { .. } => name.to_owned(),
         MessageBody::ReadIndexResponse { index: Some(index), .. } => format!("{name} index={index}"),
         MessageBody::ReadIndexResponse { index: None, .. } => format!("{name} unknown"),
+        MessageBody::SnapshotWanted { at_least } => format!("{name} at_least={at_least}"),
     }
 }
 
