@@ -31,8 +31,8 @@ use super::handle::{Leadership, Outside, RaftHandle};
 use super::log_lane::LogLane;
 use super::membership;
 use super::options::{NodeOptions, Seams};
-use super::{origin, rebuild};
 use super::snapshots::Snapshots;
+use super::{origin, rebuild};
 
 /// Why a node did not start. Each message names the thing and the mend.
 #[derive(Debug, thiserror::Error)]

@@ -13,8 +13,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::clock::{BoxFuture, Monotonic, SharedClock};
 use crate::core::{
-    Entry, Index, LogId, Message, MessageBody, NodeId, ProposeError as CoreProposeError, Raft, ReadIndexError,
-    Ready, ReadyNumber, RoleName, SnapshotMeta, SnapshotOutcome, TransferError,
+    Entry, Index, LogId, Message, MessageBody, NodeId, ProposeError as CoreProposeError, Raft,
+    ReadIndexError, Ready, ReadyNumber, RoleName, SnapshotMeta, SnapshotOutcome, TransferError,
 };
 use crate::snapshot::SnapshotFile;
 use crate::state_machine::StateMachine;

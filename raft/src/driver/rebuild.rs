@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use crate::clock::{SharedClock, timeout_at};
 use crate::core::{Configuration, Index, Message, MessageBody, NodeId, Term};
-use crate::snapshot::SnapshotFile;
+use crate::snapshot::{SnapshotDir, SnapshotError, SnapshotFile};
 use crate::state_machine::StateMachine;
 use crate::transport::{Incoming, IncomingReceiver, Transport};
 use crate::wal::Recovered;
@@ -52,14 +52,23 @@ pub(super) fn reconcile<S: StateMachine>(
         let is_own = received.is_none();
         let file = received.or_else(|| opened.snapshots.newest());
         let Some(file) = file.filter(|file| file.meta.last.index >= log.index) else {
-            return if is_alone { Err(StartError::StoreBehindLog { store, log }) } else { Ok((opened, Some(log.index))) };
+            return if is_alone {
+                Err(StartError::StoreBehindLog { store, log })
+            } else {
+                Ok((opened, Some(log.index)))
+            };
         };
         tracing::warn!(%store, %log, snapshot = %file.meta.last, "the store is behind the log: rebuilding it");
         match install_file(&mut opened.machine, &opened.snapshots, &file) {
             Ok(()) => {}
-            // Another member's may be better than a damaged one of this node's.
-            Err(why) if is_own && !is_alone => {
-                tracing::error!(why, "this node's snapshot does not help");
+            // Only if it is damaged: it may also be that the store could not take it, for want of room say.
+            Err(why) if is_own && !is_alone && is_damaged(&opened.snapshots, &file) => {
+                tracing::error!(
+                    why,
+                    "this node's snapshot is damaged: it is removed, and another member's taken"
+                );
+                drop(file);
+                opened.snapshots.discard(log.index)?;
                 return Ok((opened, Some(log.index)));
             }
             Err(why) => return Err(StartError::Rebuild(why)),
@@ -73,6 +82,14 @@ pub(super) fn reconcile<S: StateMachine>(
         opened.recovered.entries.clear();
     }
     Ok((opened, None))
+}
+
+fn is_damaged(snapshots: &SnapshotDir, file: &SnapshotFile) -> bool {
+    let read = snapshots.chunks(file).and_then(|mut chunks| {
+        while chunks.next_chunk()?.is_some() {}
+        Ok(())
+    });
+    matches!(read, Err(SnapshotError::Corrupt { .. }))
 }
 
 /// The term of the recovered log's entry at `index`, or of the entry just before its first.
