@@ -55,6 +55,8 @@ pub(crate) enum Command {
     Leader(LeaderArgs),
     /// Let the leader answer reads without asking the others, or not
     Lease(LeaseArgs),
+    /// Look at the files of a node's log
+    Wal(WalArgs),
     /// Measure throughput and latency
     Bench(BenchArgs),
 }
@@ -63,7 +65,7 @@ impl Command {
     /// How to reach the cluster, for the commands that do.
     pub(crate) fn client_args(&self) -> Option<&ClientArgs> {
         match self {
-            Self::Local(_) | Self::Serve(_) => None,
+            Self::Local(_) | Self::Serve(_) | Self::Wal(_) => None,
             Self::Put(args) => Some(&args.client),
             Self::Get(args) => Some(&args.client),
             Self::Del(args) => Some(&args.client),
@@ -274,6 +276,31 @@ pub(crate) struct CompactArgs {
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WalArgs {
+    #[command(subcommand)]
+    pub(crate) command: WalCommand,
+}
+
+/// What to do with a log.
+#[derive(Debug, Subcommand)]
+pub(crate) enum WalCommand {
+    /// Show what is in a log, and verify it: 0 if it is clean, 1 if it is damaged, 2 if it cannot be read. Writes nothing
+    Inspect(InspectArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// A node's data directory, or the directory of its log
+    pub(crate) dir: PathBuf,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Show every entry
+    #[arg(long)]
+    pub(crate) entries: bool,
 }
 
 /// What the clients of a benchmark do.

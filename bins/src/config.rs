@@ -95,6 +95,8 @@ pub(crate) struct Limits {
     pub(crate) reads: usize,
     /// How many bytes of snapshots the node sends to others in a second; 0: as many as it can.
     pub(crate) snapshot_bytes_per_second: u64,
+    /// Of its log a node reads again and verifies; 0: nothing.
+    pub(crate) scrub_bytes_per_second: u64,
     /// Bytes of the store's cache.
     pub(crate) cache_bytes: u64,
     /// The size of a log segment.
@@ -114,6 +116,7 @@ impl Default for Limits {
             unapplied_bytes: 64 * MIB,
             reads: 8192,
             snapshot_bytes_per_second: 128 * MIB,
+            scrub_bytes_per_second: MIB,
             cache_bytes: 64 * MIB,
             segment_bytes: 64 * MIB,
         }

@@ -12,6 +12,7 @@ mod local;
 mod member;
 mod serve;
 mod status;
+mod wal;
 
 use std::process::ExitCode;
 
@@ -78,6 +79,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Member(args) => member::member(args).await,
         Command::Leader(args) => member::leader(args).await,
         Command::Lease(args) => member::lease(args).await,
+        Command::Wal(args) => wal::wal(args),
         Command::Bench(args) => bench::bench(args).await,
     }
 }

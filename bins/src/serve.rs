@@ -56,6 +56,7 @@ fn setup(config: &NodeConfig, seed: u64) -> NodeSetup {
     let mut raft = NodeOptions::new(core, config.data_dir.clone(), config.peer_listen.clone(), members);
     raft.join = config.join;
     raft.peer.snapshot_bytes_per_second = limits.snapshot_bytes_per_second;
+    raft.scrub_bytes_per_second = limits.scrub_bytes_per_second;
     raft.tick = TICK;
     raft.wal = WalOptions { segment_bytes: limits.segment_bytes, ..WalOptions::default() };
     let store = config.data_dir.join("store");

@@ -30,7 +30,7 @@
 //! cluster goes on as long as those who are damaged at the same time are a minority and the others are up; if entries
 //! are lost on so many that nobody can be elected, it waits.
 //!
-//! Divergence: the dissertation has no such nodes (§11.7.3 names the problem). Shown in `testdata/storage/`.
+//! Divergence: the dissertation takes a disk for one that keeps what was written. Shown in `testdata/storage/`.
 
 use super::Raft;
 use super::ready::Event;

@@ -4,9 +4,10 @@
 //!
 //! 1. Lock the directory, read or draw the identity.
 //! 2. Listen; form the cluster if it is not formed yet.
-//! 3. Create the log if it never was, else recover it. The identity remembers that it was: a log that is missing
-//!    after that is an error, for this node may have voted and acknowledged in it.
-//! 4. Open the state machine. Its store is the authority on how far it has come.
+//! 3. Create the log if it never was. The identity remembers that it was: a log that is missing after that is an
+//!    error, for this node may have voted and acknowledged in it.
+//! 4. Open the state machine. Its store is the authority on how far it has come. Recover the log; of one that lost
+//!    entries to damage what is left is used, unless nobody has the rest.
 //! 5. Bring the two together (`rebuild`).
 //! 6. Make the core, connect to the peers, run.
 
@@ -267,12 +268,16 @@ fn open_storage<S: StateMachine>(
     }
     let others = record.configuration().members().into_iter().chain(options.members.keys().copied());
     let is_alone = !options.join && others.into_iter().all(|id| id == identity.member);
-    let (wal, recovered) = Wal::open_if(Arc::clone(disk), &logs, wal_identity, options.wal, |_| !is_alone)?;
+    let machine = open()?;
+    let applied = machine.applied().last;
+    // What nobody else can send again, and the state does not hold, is not dropped.
+    let may_cut = |lost: Option<LogId>| !is_alone || lost.is_none_or(|lost| lost <= applied);
+    let (wal, recovered) = Wal::open_if(Arc::clone(disk), &logs, wal_identity, options.wal, may_cut)?;
     tell_damage(&recovered);
     if recovered.torn_bytes > 0 {
         tracing::info!(bytes = recovered.torn_bytes, "cut the torn tail of the log; nobody was told of it");
     }
-    Ok(Opened { machine: open()?, wal, recovered, snapshots: Arc::new(dir) })
+    Ok(Opened { machine, wal, recovered, snapshots: Arc::new(dir) })
 }
 
 /// Damage is repaired from the other members without further ado; but somebody should look at that disk.

@@ -33,6 +33,10 @@ use super::waiters::{Proposals, Reads};
 
 /// How much of each kind of input one turn takes at most, so that no kind starves the others.
 const TURN_MAX: usize = 1024;
+/// The log is verified in pieces of this size ..
+const SCRUB_BYTES_MIN: u64 = 64 << 10;
+/// .. or up to this, if it had no time for a while.
+const SCRUB_BYTES_MAX: u64 = 256 << 10;
 
 /// What a lane has done.
 pub(super) enum Completion {
@@ -118,6 +122,8 @@ pub(super) struct State {
     pub(super) wal: WalStats,
     /// Whether something was appended since the log last wrote down how far it is durable.
     pub(super) unattested: bool,
+    /// How much of the log may be verified now.
+    pub(super) scrub_bytes: u64,
 }
 
 impl State {
@@ -131,6 +137,7 @@ impl State {
             unsaved_bytes: 0,
             wal,
             unattested: false,
+            scrub_bytes: 0,
         }
     }
 }
@@ -271,6 +278,19 @@ impl<S: StateMachine> EventLoop<S> {
         if self.state.unattested && self.owed.is_empty() {
             self.state.unattested = false;
             self.log.submit(LogWork::Attest);
+        }
+        self.tick_scrub();
+    }
+
+    /// Has a little of the old log verified, at the rate that the options say, when nothing waits for the log.
+    fn tick_scrub(&mut self) {
+        let per_tick =
+            u128::from(self.options.scrub_bytes_per_second) * self.options.tick.as_nanos() / 1_000_000_000;
+        let per_tick = u64::try_from(per_tick).unwrap_or(u64::MAX);
+        self.state.scrub_bytes = self.state.scrub_bytes.saturating_add(per_tick).min(SCRUB_BYTES_MAX);
+        if self.state.scrub_bytes >= SCRUB_BYTES_MIN && self.owed.is_empty() && self.state.wal.segments > 1 {
+            let bytes_max = std::mem::take(&mut self.state.scrub_bytes);
+            self.log.submit(LogWork::Scrub { bytes_max });
         }
     }
 

@@ -23,6 +23,8 @@ pub(super) enum LogWork {
     Compact { through: Index },
     /// The log is idle: write down how far fsync has come.
     Attest,
+    /// Time to verify a little of what was written long ago.
+    Scrub { bytes_max: u64 },
 }
 
 struct Shared {
@@ -120,6 +122,7 @@ impl CarryOut for Wal {
     fn carry_out(&mut self, work: &[LogWork]) -> Result<Option<ReadyNumber>, WalError> {
         let mut durable = None;
         let mut compact = None;
+        let mut scrub = None;
         for item in work {
             match item {
                 LogWork::Append { number, hard_state, entries } => {
@@ -133,6 +136,8 @@ impl CarryOut for Wal {
                 }
                 LogWork::Compact { through } => compact = Some(*through),
                 LogWork::Attest => self.attest()?,
+                // However many have gathered, one is enough.
+                LogWork::Scrub { bytes_max } => scrub = Some(*bytes_max),
             }
         }
         if durable.is_some() {
@@ -140,6 +145,9 @@ impl CarryOut for Wal {
         }
         if let Some(through) = compact {
             self.compact(through)?;
+        }
+        if let Some(bytes_max) = scrub {
+            self.scrub(bytes_max)?;
         }
         Ok(durable)
     }

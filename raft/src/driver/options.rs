@@ -79,6 +79,8 @@ pub struct NodeOptions {
     /// .. and they take at least this much, and at least as much as the last snapshot's file: then writing
     /// snapshots costs no more than writing the log.
     pub snapshot_log_bytes: u64,
+    /// How much of the durable log is read again and verified in a second; 0: nothing.
+    pub scrub_bytes_per_second: u64,
     /// How much of the applied log is kept in memory for followers that lag; those further behind get a snapshot.
     pub retain_log_bytes: u64,
     /// Sees what happens.
@@ -114,6 +116,7 @@ impl NodeOptions {
             checkpoint_bytes: 32 * MIB,
             snapshot_entries: 10_000,
             snapshot_log_bytes: 256 * MIB,
+            scrub_bytes_per_second: MIB,
             retain_log_bytes: 64 * MIB,
             observer: None,
         }

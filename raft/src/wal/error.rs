@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::WalIdentity;
+use super::{Fault, WalIdentity};
 
 /// The log cannot be opened, or can no longer be trusted. Each kind says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +60,14 @@ pub enum WalError {
         /// What is known here.
         known: u32,
     },
-    /// What was durable is damaged. This is not a torn tail, and nothing is cut.
+    /// The scrub found damage in what was written long ago. The log is then poisoned.
+    #[error(
+        "{} is damaged at offset {}: {}; the node stops here: start it again, and it fetches what it lost from the other \
+         members; check the disk", .0.path.display(), .0.offset, .0.reason
+    )]
+    Decayed(Fault),
+    /// What was durable is damaged, and cannot be borne: the vote is lost with it, or nobody else has what is lost.
+    /// Nothing is cut.
     #[error(
         "{} is damaged at offset {offset}: {reason}; entries that this node had acknowledged may be lost, so it does \
          not start; restore the directory, or remove the member and add it again under a new id", .path.display()

@@ -41,7 +41,9 @@
 mod error;
 mod folder;
 mod format;
+mod inspect;
 mod recovery;
+mod scrub;
 mod tail;
 mod terms;
 #[cfg(test)]
@@ -56,11 +58,13 @@ use crate::disk::SharedDisk;
 use crate::mutant;
 
 pub use error::WalError;
+pub use inspect::{Inspection, SegmentContent, SegmentInspection, inspect};
 
 use error::Context;
 use folder::{Beginning, Folder, Segment};
 use format::Standing;
 use recovery::{End, OpenEnd, Survey};
+use scrub::Scrub;
 use tail::Tail;
 use terms::Terms;
 
@@ -150,6 +154,8 @@ pub struct WalStats {
     pub last: LogId,
     /// Term and vote, as last appended.
     pub hard_state: HardState,
+    /// How often everything that is no longer appended to was read again and found good, since the log was opened.
+    pub scrubs: u64,
 }
 
 /// The durable log of one node. Synchronous: it belongs on a lane of [`Blocking`](crate::blocking::Blocking).
@@ -164,6 +170,7 @@ pub struct Wal {
     /// As last appended; the tail's may be one behind while a segment is begun.
     hard_state: HardState,
     terms: Terms,
+    scrub: Scrub,
     /// The first failure, after which nothing is done any more.
     poisoned: Option<String>,
 }
@@ -217,6 +224,7 @@ impl Wal {
             tail,
             hard_state: HardState::default(),
             terms: Terms::starting_after(LogId::ZERO),
+            scrub: Scrub::default(),
             poisoned: None,
         })
     }
@@ -235,7 +243,8 @@ impl Wal {
         Self::open_if(disk, dir, identity, options, |_| true)
     }
 
-    /// Opens the log like [`open`](Self::open), but one that is damaged only if `may_cut`: else it is left as it is.
+    /// Opens the log like [`open`](Self::open), but one that is damaged only if `may_cut`, which is told up to where
+    /// entries are lost, if any are: else it is left as it is.
     ///
     /// # Errors
     /// As for [`open`](Self::open); and [`WalError::Corrupt`] if the log is damaged and may not be cut.
@@ -244,7 +253,7 @@ impl Wal {
         dir: &Path,
         identity: WalIdentity,
         options: WalOptions,
-        may_cut: impl FnOnce(&Fault) -> bool,
+        may_cut: impl FnOnce(Option<LogId>) -> bool,
     ) -> Result<(Self, Recovered), WalError> {
         let missing = || WalError::Missing { dir: dir.to_owned() };
         if !disk.exists(dir).during("look for", dir)? {
@@ -253,7 +262,7 @@ impl Wal {
         let (folder, found) = Folder::open(disk, dir, identity, options)?;
         let survey = recovery::survey(folder.identity, found)?.ok_or_else(missing)?;
         if let End::Damaged { fault, .. } = &survey.end
-            && !may_cut(fault)
+            && !may_cut(survey.standing.damage)
         {
             return Err(fault.clone().into());
         }
@@ -277,7 +286,8 @@ impl Wal {
                 Self::cut_damage(&mut folder, live, &dead, standing, discards_from)?
             }
         };
-        let wal = Self { folder, segments: segments.into(), tail, hard_state, terms, poisoned: None };
+        let (segments, scrub) = (segments.into(), Scrub::default());
+        let wal = Self { folder, segments, tail, hard_state, terms, scrub, poisoned: None };
         Ok((wal, recovered))
     }
 
@@ -438,6 +448,17 @@ impl Wal {
         self.guarded(|wal| wal.tail.attest())
     }
 
+    /// Reads and verifies about `bytes_max` more of what was written long ago.
+    ///
+    /// # Errors
+    /// Damage was found ([`WalError::Decayed`]), or the disk failed, now or before: either way the log is poisoned.
+    pub fn scrub(&mut self, bytes_max: u64) -> Result<(), WalError> {
+        self.guarded(|wal| {
+            let sealed = wal.segments.iter().take(wal.segments.len().saturating_sub(1));
+            wal.scrub.step(&wal.folder, sealed, bytes_max)
+        })
+    }
+
     /// Lets go of the segments all of whose entries are at or before `through`; durable when it returns. The log
     /// then begins at or before `through`.
     ///
@@ -488,6 +509,7 @@ impl Wal {
             prev: self.prev(),
             last: self.last(),
             hard_state: self.hard_state,
+            scrubs: self.scrub.passes,
         }
     }
 

@@ -227,3 +227,104 @@ fn format_version_1_is_written_and_read() {
     let error = Wal::open(disk(), &case.dir, IDENTITY, SMALL).unwrap_err();
     assert!(matches!(error, WalError::UnknownFormat { found: 2, .. }), "{error}");
 }
+
+/// Sixty entries in several segments, and the paths of those that are no longer appended to.
+fn sixty() -> (Case, Wal, Vec<std::path::PathBuf>) {
+    let case = Case::new();
+    let mut wal = case.create();
+    wal.append(Some(vote(3, 2)), &(1..=60).map(|i| entry(3, i, 200)).collect::<Vec<_>>()).unwrap();
+    wal.attest().unwrap();
+    let mut paths: Vec<_> = std::fs::read_dir(&case.dir).unwrap().map(|file| file.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "wal"));
+    paths.sort();
+    paths.pop();
+    (case, wal, paths)
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[at] ^= 0x20;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn the_scrub_comes_by_everything_that_is_sealed() {
+    let (_case, mut wal, paths) = sixty();
+    assert!(paths.len() >= 3, "{paths:?}");
+    let mut steps = 0;
+    while wal.stats().scrubs < 2 {
+        wal.scrub(300).unwrap();
+        steps += 1;
+        // Segments go away under it.
+        if steps == 20 {
+            wal.compact(Index(30)).unwrap();
+        }
+    }
+    assert!(steps > 60, "300 bytes at a time, but done in {steps} steps");
+}
+
+#[test]
+fn the_scrub_finds_a_flipped_bit_anywhere_that_counts() {
+    // In the header, in the first record's length, in its body, in the last record.
+    for at in [100, 517, 600, 512 + 15 * 225 - 1] {
+        let (case, mut wal, paths) = sixty();
+        flip(&paths[1], at);
+        let error = (0..200).find_map(|_| wal.scrub(700).err()).expect("damage is found");
+        let WalError::Decayed(fault) = &error else { panic!("{error}") };
+        assert_eq!(fault.path, paths[1]);
+        assert!(fault.offset as usize <= at, "{fault:?}");
+        assert!(error.to_string().contains("start it again"), "{error}");
+        let poisoned = wal.append(None, &[entry(3, 61, 1)]).unwrap_err();
+        assert!(matches!(poisoned, WalError::Poisoned { .. }), "{poisoned}");
+        let (_, recovered) = case.open();
+        assert_eq!(recovered.damage.map(|damage| damage.last), Some(LogId::new(3, 60)), "{at}");
+        assert_eq!(recovered.hard_state, vote(3, 2));
+    }
+}
+
+/// The scrub reads what counts: what a later segment has cut may be as it likes.
+#[test]
+fn the_scrub_does_not_mind_what_is_cut() {
+    let (_case, mut wal, paths) = sixty();
+    wal.append(Some(vote(4, 2)), &[entry(4, 20, 10)]).unwrap();
+    wal.sync().unwrap();
+    // Entry 19 is the last that counts, and the fourth of the second segment.
+    flip(&paths[1], 512 + 225 * 8);
+    while wal.stats().scrubs < 2 {
+        wal.scrub(700).unwrap();
+    }
+}
+
+#[test]
+fn an_inspection_tells_all_and_changes_nothing() {
+    let content = |case: &Case| -> Vec<_> {
+        let mut files: Vec<_> =
+            std::fs::read_dir(&case.dir).unwrap().map(|file| file.unwrap().path()).collect();
+        files.sort();
+        files.into_iter().map(|path| (std::fs::read(&path).unwrap(), path)).collect()
+    };
+    let (case, wal, paths) = sixty();
+    drop(wal);
+    let before = content(&case);
+    let clean = inspect(&disk(), &case.dir).unwrap();
+    assert!(clean.is_clean() && clean.segments.len() == paths.len() + 1, "{clean:?}");
+    assert_eq!((clean.identity, clean.hard_state, clean.entries.len()), (IDENTITY, vote(3, 2), 60));
+    let of_first = clean.segments[0].content.as_ref().unwrap();
+    assert!(of_first.is_origin && clean.segments.iter().all(|segment| segment.is_live), "{clean:?}");
+    let counted: u64 = clean.segments.iter().map(|segment| segment.content.as_ref().unwrap().records.0).sum();
+    assert_eq!(counted, 60);
+
+    flip(&paths[1], 600);
+    let damaged = content(&case);
+    let found = inspect(&disk(), &case.dir).unwrap();
+    assert_eq!(found.fault.as_ref().map(|fault| &fault.path), Some(&paths[1]));
+    assert_eq!((found.is_clean(), found.lost), (false, Some(LogId::new(3, 60))));
+    let live: Vec<_> = found.segments.iter().map(|segment| segment.is_live).collect();
+    assert_eq!(live.iter().filter(|live| **live).count(), 1, "{live:?}");
+    assert!(content(&case) == damaged && before != damaged, "the log was changed");
+
+    flip(&paths[1], 100);
+    assert!(inspect(&disk(), &case.dir).unwrap().segments[1].content.is_err());
+    let empty = tempfile::tempdir().unwrap();
+    assert!(matches!(inspect(&disk(), empty.path()), Err(WalError::Missing { .. })));
+}
