@@ -11,6 +11,7 @@ mod json;
 mod local;
 mod member;
 mod serve;
+mod snapshot;
 mod status;
 
 use std::process::ExitCode;
@@ -78,6 +79,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Member(args) => member::member(args).await,
         Command::Leader(args) => member::leader(args).await,
         Command::Lease(args) => member::lease(args).await,
+        Command::Snapshot(args) => snapshot::snapshot(args).await,
         Command::Bench(args) => bench::bench(args).await,
     }
 }

@@ -23,7 +23,7 @@ mod meta;
 mod range;
 mod reader;
 mod sessions;
-mod snapshot;
+pub(crate) mod snapshot;
 mod sweep;
 mod view;
 
