@@ -340,6 +340,8 @@ fn tell_status(report: &mut NodeReport, status: NodeStatus, silent_ticks_max: u3
     (report.snapshot, report.snapshot_bytes) =
         status.snapshot.map_or((0, 0), |(last, bytes)| (last.index.0, bytes));
     report.checkpoint = status.checkpoint.index.0;
+    report.agreed = status.agreed.0;
+    report.diverged = status.diverged.map(|index| index.0);
     let ids = |ids: &BTreeSet<NodeId>| ids.iter().map(|id| id.0).collect();
     let configuration = status.configuration;
     report.voters = ids(&configuration.voters);

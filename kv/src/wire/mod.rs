@@ -365,6 +365,10 @@ pub struct NodeReport {
     pub lease: Option<Lease>,
     /// On a leader: to whom it is handing over.
     pub transferring: Option<u64>,
+    /// On a leader: up to where all members are known to have the same state.
+    pub agreed: u64,
+    /// The first index at which the node's state was found to differ from another's.
+    pub diverged: Option<u64>,
     /// On a leader: how far the others have come.
     pub peers: Vec<PeerReport>,
 }

@@ -28,6 +28,7 @@ use crate::transport::{Transport, TransportConfig};
 use crate::wal::{Recovered, Wal, WalError, WalIdentity};
 
 use super::apply_lane::{ApplyLane, install_file};
+use super::divergence::Divergence;
 use super::event_loop::{EventLoop, Inputs, Parts, State};
 use super::handle::{Leadership, Outside, RaftHandle};
 use super::log_lane::LogLane;
@@ -275,6 +276,7 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
         watch::channel(Leadership { term: raft.hard_state().term, ..Leadership::default() });
     let (stopped_in, stopped) = watch::channel(None);
     let state = State::new(machine.applied().last, wal.stats());
+    let divergence = Divergence::new(machine.hash_trail(), options.compare_ticks);
     let (membership_in, membership) = watch::channel(membership::at_boot(&raft));
     let parts = Parts {
         raft,
@@ -291,6 +293,7 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
         leadership: leadership_in,
         membership: membership_in,
         state,
+        divergence,
     };
     let handle = RaftHandle {
         id: options.core.id,

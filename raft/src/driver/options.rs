@@ -81,6 +81,8 @@ pub struct NodeOptions {
     pub snapshot_log_bytes: u64,
     /// How much of the applied log is kept in memory for followers that lag; those further behind get a snapshot.
     pub retain_log_bytes: u64,
+    /// How often a leader compares the hashes of the states, in ticks; 0: never.
+    pub compare_ticks: u32,
     /// Sees what happens.
     pub observer: Option<Arc<dyn Observer>>,
 }
@@ -110,6 +112,7 @@ impl NodeOptions {
             snapshot_entries: 10_000,
             snapshot_log_bytes: 256 * MIB,
             retain_log_bytes: 64 * MIB,
+            compare_ticks: 100,
             observer: None,
         }
     }
