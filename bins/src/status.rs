@@ -109,6 +109,7 @@ fn json(answers: &[Answer]) -> Value {
             "commit": r.commit,
             "applied": r.applied,
             "last": r.last,
+            "damaged": r.damaged,
             "log_bytes": r.log_bytes,
             "log_segments": r.log_segments,
             "snapshot": r.snapshot,
@@ -161,6 +162,15 @@ fn table(answers: &[Answer]) -> String {
     for report in answers.iter().filter_map(|a| a.report.as_ref().ok()) {
         if let Some(index) = report.diverged {
             text.push_str(&format!("node {} found that states differ, first at entry {index}\n", report.id));
+        }
+    }
+    for report in answers.iter().filter_map(|answer| answer.report.as_ref().ok()) {
+        if let Some(index) = report.damaged {
+            text.push_str(&format!(
+                "node {} lost entries up to {index} to damage on its disk: it stands for no election until a leader has \
+                 sent them again\n",
+                report.id
+            ));
         }
     }
     for line in leader(answers).map(remarks).unwrap_or_default() {

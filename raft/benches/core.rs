@@ -61,6 +61,7 @@ fn core(id: u64, voters: u64, log: Vec<Entry>) -> Raft {
             nodes: (1..=voters).map(|id| (NodeId(id), Member::at(format!("n{id}:1")))).collect(),
             ..Configuration::of_voters((1..=voters).map(NodeId))
         },
+        damage: None,
     };
     Raft::new(Config::new(NodeId(id)), boot).expect("the settings are in range")
 }

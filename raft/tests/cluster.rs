@@ -8,6 +8,8 @@ mod harness;
 mod leadership;
 #[path = "cluster/membership.rs"]
 mod membership;
+#[path = "cluster/rebuild.rs"]
+mod rebuild;
 
 use std::path::Path;
 use std::sync::Arc;

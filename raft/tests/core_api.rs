@@ -29,6 +29,7 @@ fn boot() -> Boot {
         entries: Vec::new(),
         applied: LogId::ZERO,
         configuration: voters(&[1, 2, 3]),
+        damage: None,
     }
 }
 
@@ -140,7 +141,7 @@ fn a_bad_message_is_an_error_and_leaves_no_trace() {
         ),
         (
             leader(),
-            message(2, 1, 1, MessageBody::HeartbeatResponse { round: 1, leased: false }),
+            message(2, 1, 1, MessageBody::HeartbeatResponse { round: 1, leased: false, damaged: false }),
             StepError::RoundNotBegun(1),
         ),
     ];

@@ -18,6 +18,7 @@ fn boot(configuration: Configuration) -> Boot {
         entries: Vec::new(),
         applied: LogId::ZERO,
         configuration,
+        damage: None,
     }
 }
 
@@ -51,7 +52,7 @@ fn ask(raft: &mut Raft, round: u64) -> bool {
     raft.step(message(2, 1, heartbeat)).unwrap();
     let said = settle(raft);
     let answer = said.iter().find_map(|body| match body {
-        MessageBody::HeartbeatResponse { round: answered, leased } if *answered == round => Some(*leased),
+        MessageBody::HeartbeatResponse { round: answered, leased, .. } if *answered == round => Some(*leased),
         _ => None,
     });
     answer.expect("an answer")
@@ -104,7 +105,7 @@ fn renew(raft: &mut Raft) {
         _ => None,
     });
     let round = asked.expect("a heartbeat that asks");
-    raft.step(message(2, 1, MessageBody::HeartbeatResponse { round, leased: true })).unwrap();
+    raft.step(message(2, 1, MessageBody::HeartbeatResponse { round, leased: true, damaged: false })).unwrap();
 }
 
 /// A promise must survive a crash, so it is given only once the configuration is on disk that tells of leases.
@@ -120,7 +121,7 @@ fn a_promise_waits_for_the_disk() {
     let heartbeat = MessageBody::Heartbeat { commit: Index::ZERO, round: 2, lease: true };
     raft.step(message(2, 1, heartbeat)).unwrap();
     let answers = raft.ready().messages;
-    assert_eq!(answers[0].body, MessageBody::HeartbeatResponse { round: 2, leased: false });
+    assert_eq!(answers[0].body, MessageBody::HeartbeatResponse { round: 2, leased: false, damaged: false });
     raft.persisted(writing.number);
     assert!(ask(&mut raft, 3));
 }
@@ -221,7 +222,7 @@ fn a_leader_counts_its_own_promise_once_its_disk_has_the_lease() {
             MessageBody::Heartbeat { round, lease: true, .. } => Some(round),
             _ => None,
         });
-        let answer = MessageBody::HeartbeatResponse { round: round.unwrap(), leased: true };
+        let answer = MessageBody::HeartbeatResponse { round: round.unwrap(), leased: true, damaged: false };
         raft.step(message(2, 1, answer)).unwrap();
     };
     renew_without_own(&mut raft);
@@ -239,7 +240,8 @@ fn a_lease_does_not_replace_the_noop() {
     raft.tick();
     let asks = |body: &MessageBody| matches!(body, MessageBody::Heartbeat { lease: true, .. });
     assert!(!settle(&mut raft).iter().any(asks), "it does not know what is committed");
-    raft.step(message(2, 1, MessageBody::HeartbeatResponse { round: 1, leased: true })).unwrap();
+    raft.step(message(2, 1, MessageBody::HeartbeatResponse { round: 1, leased: true, damaged: false }))
+        .unwrap();
     assert!(!raft.status().has_lease);
 
     let mut raft = leader(leased(100));
@@ -296,7 +298,7 @@ fn an_answer_to_an_earlier_round_counts_from_that_round() {
             _ => None,
         }));
     }
-    let answer = MessageBody::HeartbeatResponse { round: rounds[0], leased: true };
+    let answer = MessageBody::HeartbeatResponse { round: rounds[0], leased: true, damaged: false };
     raft.step(message(2, 1, answer)).unwrap();
     raft.observe_time(10_099 * MS);
     assert!(raft.status().has_lease);

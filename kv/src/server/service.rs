@@ -335,6 +335,7 @@ fn tell_status(report: &mut NodeReport, status: NodeStatus, silent_ticks_max: u3
     report.commit = core.commit.0;
     report.applied = core.applied.0;
     report.last = core.last.index.0;
+    report.damaged = core.damaged.map(|last| last.index.0);
     report.log_bytes = status.wal_bytes;
     report.log_segments = status.wal_segments;
     (report.snapshot, report.snapshot_bytes) =

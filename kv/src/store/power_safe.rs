@@ -24,8 +24,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 static RENAMES: AtomicU64 = AtomicU64::new(0);
 static RANGE_SYNCS: AtomicU64 = AtomicU64::new(0);
 
-/// How often sled has asked for a `sync_file_range` and was given `ENOSYS`.
-pub(crate) fn range_syncs() -> u64 {
+/// How often sled has asked for a `sync_file_range` and was given `ENOSYS`. The power-loss harness needs it to tell the
+/// `fsync` that follows from others.
+#[must_use]
+pub fn range_syncs() -> u64 {
     RANGE_SYNCS.load(Ordering::Relaxed)
 }
 
@@ -36,6 +38,7 @@ pub(crate) fn range_syncs() -> u64 {
 mod symbols {
     use std::ffi::{CStr, OsStr, c_char, c_int};
     use std::fs::File;
+    use std::os::fd::AsRawFd;
     use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
     use std::sync::atomic::Ordering;
@@ -49,6 +52,12 @@ mod symbols {
     unsafe extern "C" {
         #[link_name = "__error"]
         fn __errno_location() -> *mut c_int;
+    }
+
+    unsafe extern "C" {
+        /// Not `rename`, which is defined below; and not rustix's, which is a system call of its own: what records
+        /// the file calls of a process must see this one too.
+        fn renameat(from_dir: c_int, from: *const c_char, to_dir: c_int, to: *const c_char) -> c_int;
     }
 
     fn fail(errno: c_int) -> c_int {
@@ -75,11 +84,13 @@ mod symbols {
     }
 
     fn durable_rename(from: &CStr, to: &CStr) -> Result<(), c_int> {
-        // Not `rename`: that is this function.
-        rustix::fs::renameat(rustix::fs::CWD, from, rustix::fs::CWD, to).map_err(|e| e.raw_os_error())?;
+        let (here, io_error) = (rustix::fs::CWD.as_raw_fd(), rustix::io::Errno::IO.raw_os_error());
+        // SAFETY: two strings that end with a zero byte, and the number that stands for the working directory.
+        if unsafe { renameat(here, from.as_ptr(), here, to.as_ptr()) } != 0 {
+            return Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(io_error));
+        }
         let (from, to) =
             (Path::new(OsStr::from_bytes(from.to_bytes())), Path::new(OsStr::from_bytes(to.to_bytes())));
-        let io_error = rustix::io::Errno::IO.raw_os_error();
         sync_parent(to).map_err(|e| e.raw_os_error().unwrap_or(io_error))?;
         if from.parent() != to.parent() {
             sync_parent(from).map_err(|e| e.raw_os_error().unwrap_or(io_error))?;

@@ -331,6 +331,8 @@ pub struct NodeReport {
     pub applied: u64,
     /// The last index in its log.
     pub last: u64,
+    /// Its log lost entries to damage, up to this index, and has not got them back: it stands for no election.
+    pub damaged: Option<u64>,
     /// Bytes of the log on disk.
     pub log_bytes: u64,
     /// Segments of the log on disk.

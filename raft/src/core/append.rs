@@ -29,7 +29,8 @@ impl Raft {
         let is_known = prev.index <= self.shared.commit && !crate::mutant!("prev-compacted");
         if !is_known && !self.shared.log.matches(prev) {
             let hint = self.shared.log.last_within(prev);
-            let rejected = MessageBody::AppendRejected { prev_index: prev.index, hint };
+            let damaged = self.is_damaged();
+            let rejected = MessageBody::AppendRejected { prev_index: prev.index, hint, damaged };
             self.shared.respond(from, rejected);
             return;
         }
@@ -73,8 +74,9 @@ impl Raft {
 
     /// The leader is there. If it asks for the promise of a lease, that is given if it can be (§6.4.1).
     pub(super) fn on_heartbeat(&mut self, from: NodeId, commit: Index, round: u64, lease: bool) {
-        self.shared.commit_to(commit);
+        self.shared.commit_to(self.believed_commit(commit));
         let leased = lease && self.promise_lease();
-        self.shared.respond(from, MessageBody::HeartbeatResponse { round, leased });
+        let damaged = self.is_damaged();
+        self.shared.respond(from, MessageBody::HeartbeatResponse { round, leased, damaged });
     }
 }

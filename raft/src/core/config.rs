@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::damage::Damage;
 use super::types::{Configuration, Entry, HardState, LogId, NodeId};
 
 /// The settings of one core.
@@ -52,6 +53,8 @@ pub struct Boot {
     pub applied: LogId,
     /// The configuration in force at `applied`.
     pub configuration: Configuration,
+    /// What the durable log is known to have held behind `entries`, and lost.
+    pub damage: Option<Damage>,
 }
 
 /// Why a core cannot start.
@@ -162,8 +165,9 @@ impl Boot {
             }
             last = entry.log_id();
         }
-        if self.hard_state.term < last.term {
-            return Err(ConfigError::TermBehindLog { hard_state: self.hard_state, last });
+        let lost = self.damage.map_or(last, |damage| damage.last);
+        if self.hard_state.term < last.term.max(lost.term) {
+            return Err(ConfigError::TermBehindLog { hard_state: self.hard_state, last: lost.max(last) });
         }
         let holds_applied =
             self.applied == self.prev || self.entries.iter().any(|entry| entry.log_id() == self.applied);

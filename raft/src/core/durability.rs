@@ -69,6 +69,7 @@ impl Raft {
                 shared.log.persisted(last);
             }
         }
+        self.end_damage();
         self.count_own_vote();
         self.advance_commit();
     }

@@ -71,7 +71,8 @@ impl Raft {
         }
     }
 
-    /// Only voters stand (§4.2.1), and not while a snapshot is half installed: its end of the log is not yet safe.
+    /// Only voters stand (§4.2.1), and not while a snapshot is half installed: its end of the log is not yet safe. Nor
+    /// one that has lost entries it may have acknowledged (`damage`).
     ///
     /// Whom the newest configuration leaves out stands as long as that configuration is not known to be committed: it
     /// may be the only one to have it, and then nobody with a shorter log could be elected (§4.2.2;
@@ -87,6 +88,7 @@ impl Raft {
             !shared.is_configuration_committed() && known.is_some_and(|known| known.is_voter(shared.id()))
         };
         !matches!(self.role, Role::Leader(_))
+            && !self.is_damaged()
             && (shared.is_voter() || was_voter())
             && !shared.log.is_installing()
     }
@@ -236,9 +238,9 @@ impl Raft {
     }
 
     /// Whether a log that ends at `last` is at least as up to date as this node's (§3.6.1): the later last term
-    /// wins, and in the same term the longer log.
+    /// wins, and in the same term the longer log. What this node's log lost to damage counts as if it were there.
     fn is_up_to_date(&self, last: LogId) -> bool {
-        let own = self.shared.log.last();
+        let own = self.log_to_match();
         if crate::mutant!("logcmp") {
             return (last.index, last.term) >= (own.index, own.term);
         }

@@ -9,7 +9,7 @@ use super::Raft;
 use super::progress::{Progress, ProgressState};
 use super::role::{Leader, Role};
 use super::shared::Shared;
-use super::types::{Entry, HardState, Index, NodeId, Payload};
+use super::types::{Entry, HardState, Index, LogId, NodeId, Payload};
 
 /// How many entries, counted from the end of the log, are looked at one by one: enough for every test, little
 /// enough not to slow down a long simulation.
@@ -21,6 +21,7 @@ pub fn check(raft: &Raft) {
     check_log(&raft.shared);
     check_configuration(&raft.shared);
     check_durability(&raft.shared);
+    check_damage(raft);
     check_role(raft);
 }
 
@@ -126,6 +127,19 @@ fn check_later(before: HardState, after: HardState) {
             after.voted_for
         );
     }
+}
+
+/// Who lost entries that it may have acknowledged has not got them back, and stands for no election (`damage`).
+fn check_damage(raft: &Raft) {
+    let Some(lost) = raft.shared.damage else { return };
+    let durable = raft.shared.log.durable();
+    if let Some(term) = raft.shared.log.term_at(durable) {
+        assert!(
+            LogId { term, index: durable } < lost,
+            "damaged up to {lost}, but {durable}@{term} is durable"
+        );
+    }
+    assert!(matches!(raft.role, Role::Follower(_)), "damaged up to {lost}, but {:?}", raft.role.name());
 }
 
 fn check_role(raft: &Raft) {

@@ -70,6 +70,8 @@ pub enum MessageBody {
         /// The last entry of the follower that could still match: its index is at most `prev_index`, its term at
         /// most that of `prev` (the "one conflict per term" back-off of §3.5).
         hint: LogId,
+        /// The follower lost entries that it had acknowledged: its match may lie below what it once was.
+        damaged: bool,
     },
     /// I lead; and, as a reading round, do you still follow me? (§6.4)
     Heartbeat {
@@ -88,6 +90,8 @@ pub enum MessageBody {
         /// Whether the promise of [`Lease`](super::Lease) was given. Given only by a node whose durable
         /// configuration has leases on, so that it remembers after a crash to wait one out.
         leased: bool,
+        /// The follower lost entries that it had acknowledged: ask how far it is.
+        damaged: bool,
     },
     /// A whole snapshot has arrived out of band and is in hand: install it (§5.3).
     ///
@@ -125,6 +129,12 @@ pub enum MessageBody {
         at: Index,
         /// The hash that the receiver had given for it.
         hash: u64,
+    },
+    /// The sender lost its state, not its log, and cannot make it anew by itself: whoever has applied so far may
+    /// send a snapshot. The driver's business alone, which answers with a file or not at all; the core ignores it.
+    SnapshotWanted {
+        /// The snapshot must reach at least so far, or the sender's log does not continue it.
+        at_least: Index,
     },
 }
 
@@ -165,6 +175,7 @@ impl MessageBody {
             Self::CompareHashes { .. } => "CompareHashes",
             Self::HashesCompared(_) => "HashesCompared",
             Self::StateCondemned { .. } => "StateCondemned",
+            Self::SnapshotWanted { .. } => "SnapshotWanted",
         }
     }
 }

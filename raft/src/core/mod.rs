@@ -22,6 +22,7 @@
 //! | `read_index` | linearizable reads without the log, on any member (§6.4) |
 //! | `lease` | reads without asking, within a bound on the drift of clocks (§6.4.1) |
 //! | `install` | snapshots for followers behind the compaction point (§5.3) |
+//! | `damage` | a node whose disk lost what it had acknowledged votes as if it had not (§3.6.1) |
 //! | `durability` | [`Ready`] out, [`Raft::persisted`] back: nothing counts before it is on disk (§3.8, §10.2.1) |
 //! | `log`, `configuration`, `progress`, `quorum` | small data structures, each tested against a dumb twin |
 //! | [`invariants`] | what must always hold, checked after every input in builds with debug assertions |
@@ -52,6 +53,7 @@
 //!             entries: Vec::new(),
 //!             applied: LogId::ZERO,
 //!             configuration: configuration.clone(),
+//!             damage: None,
 //!         };
 //!         let raft = Raft::new(Config::new(id), boot).expect("the defaults are in range");
 //!         Self { raft, disk: Default::default(), state: Vec::new() }
@@ -118,6 +120,7 @@ mod change;
 mod confchange;
 mod config;
 mod configuration;
+mod damage;
 mod durability;
 mod election;
 mod error;
@@ -148,6 +151,7 @@ use bytes::Bytes;
 
 pub use change::{Change, ChangeError, TransferError};
 pub use config::{Boot, Config, ConfigError};
+pub use damage::Damage;
 pub use error::{ProposeError, ReadIndexError, StepError};
 pub use message::*;
 pub use progress::ProgressState;
@@ -183,7 +187,8 @@ impl Raft {
         for entry in log.entries().filter(|entry| entry.index > applied) {
             configurations.appended(entry);
         }
-        let lease_ms_max = configurations.lease_ms_max(log.last().index);
+        let forgotten_ms = boot.damage.map_or(0, |damage| damage.lease_ms);
+        let lease_ms_max = configurations.lease_ms_max(log.last().index).max(forgotten_ms);
         let mut rng = Rng::new(config.seed, config.id);
         let next_question = rng.next();
         let mut shared = Shared {
@@ -193,6 +198,7 @@ impl Raft {
             hard_state_offered: boot.hard_state,
             hard_state_durable: boot.hard_state,
             log,
+            damage: None,
             configurations,
             commit: applied,
             given: applied,
@@ -205,7 +211,8 @@ impl Raft {
             outbox: Outbox::default(),
         };
         let timer = shared.draw_timer();
-        let raft = Self { shared, role: Role::Follower(Follower::new(None, timer)) };
+        let mut raft = Self { shared, role: Role::Follower(Follower::new(None, timer)) };
+        raft.begin_damaged(boot.damage);
         invariants::check(&raft);
         Ok(raft)
     }

@@ -76,7 +76,8 @@ pub enum ProgressState {
 /// What the leader knows of one follower.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Progress {
-    /// The follower durably holds the leader's log up to here. Invariant: `matched < next`; never falls.
+    /// The follower durably holds the leader's log up to here. Invariant: `matched < next`; falls only when the follower
+    /// says that it lost entries to damage.
     pub(super) matched: Index,
     /// The next entry to send. Invariant: `next <= last + 1`.
     pub(super) next: Index,
@@ -197,6 +198,22 @@ impl Progress {
             }
             ProgressState::Probe | ProgressState::Snapshot => {}
         }
+    }
+
+    /// The follower lost entries that it had acknowledged; the logs can meet at `meet` at most. The rejection that
+    /// follows then finds where.
+    ///
+    /// A late one of these, from before the follower was repaired, costs a question and no more: to know less of a
+    /// follower than there is to know harms nothing.
+    pub(super) fn forget(&mut self, prev_index: Index, meet: Index) {
+        if prev_index < self.next && self.state != ProgressState::Snapshot {
+            self.matched = self.matched.min(meet);
+        }
+    }
+
+    /// The follower says that it lost entries: ask how far it is, also when nothing is to be sent.
+    pub(super) fn ask(&mut self) {
+        self.append_due |= self.state == ProgressState::Replicate;
     }
 
     /// A heartbeat was answered: once for each regular one, see whether an append was lost.

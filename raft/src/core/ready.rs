@@ -138,6 +138,17 @@ pub enum Event {
         /// To whom it was meant to go.
         to: NodeId,
     },
+    /// This node starts with a log that lost entries to damage (`damage`): it stands for no election, and votes only
+    /// for a log that reaches as far.
+    Damaged {
+        /// It may have held everything up to this entry.
+        last: LogId,
+    },
+    /// The durable log has come to where it was before the damage.
+    Repaired {
+        /// Its last entry.
+        last: LogId,
+    },
     /// A snapshot was accepted for install.
     SnapshotAccepted {
         /// What it stands for.

@@ -116,7 +116,7 @@ impl Raft {
     ///
     /// The follower's hint bounds where they can meet from its side, the leader's log bounds it from this side.
     /// Shown in `testdata/replication/backtracking.txt`.
-    pub(super) fn on_append_rejected(&mut self, from: NodeId, prev_index: Index, hint: LogId) {
+    pub(super) fn on_append_rejected(&mut self, from: NodeId, prev_index: Index, hint: LogId, damaged: bool) {
         let bound = LogId { index: hint.index.min(prev_index), ..hint };
         let meet = if crate::mutant!("probe-stuck") {
             self.shared.log.last_within(bound).max(self.shared.log.prev())
@@ -125,14 +125,20 @@ impl Raft {
         };
         let Some(progress) = self.progress_of(from) else { return };
         progress.heard();
+        if damaged {
+            progress.forget(prev_index, meet.index);
+        }
         progress.rejected(prev_index, meet);
     }
 
-    pub(super) fn on_heartbeat_response(&mut self, from: NodeId, round: u64, leased: bool) {
+    pub(super) fn on_heartbeat_response(&mut self, from: NodeId, round: u64, leased: bool, damaged: bool) {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(progress) = leader.progress.get_mut(&from) else { return };
         progress.heard();
         progress.answered_heartbeat(round, leader.reads.regular_round, self.shared.log.last().index);
+        if damaged {
+            progress.ask();
+        }
         if leased {
             self.on_lease_promised(from, round);
         }

@@ -10,7 +10,7 @@ use super::message::{Message, MessageBody};
 use super::ready::{Event, ReadState, ReadyNumber};
 use super::rng::Rng;
 use super::role::Timer;
-use super::types::{Entry, HardState, Index, NodeId, SnapshotMeta, Term};
+use super::types::{Entry, HardState, Index, LogId, NodeId, SnapshotMeta, Term};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Shared {
@@ -22,6 +22,8 @@ pub(super) struct Shared {
     /// As known to be on disk.
     pub(super) hard_state_durable: HardState,
     pub(super) log: Log,
+    /// What the durable log may have held and no longer does. Invariant: it ends before that, and only a follower has it.
+    pub(super) damage: Option<LogId>,
     pub(super) configurations: Configurations,
     /// Invariant: `applied <= given <= commit <= last`; none of the four ever falls but `last`.
     pub(super) commit: Index,
@@ -169,7 +171,7 @@ impl Shared {
         assert!(index <= last, "commit {index} beyond the log, which ends at {last}");
         self.commit = index;
         if let Some(term) = self.log.term_at(index) {
-            self.tell(Event::Committed { last: super::types::LogId { term, index } });
+            self.tell(Event::Committed { last: LogId { term, index } });
         }
     }
 }

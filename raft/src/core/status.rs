@@ -28,6 +28,8 @@ pub struct Status {
     pub last: LogId,
     /// The compaction point: the entry before the first in memory.
     pub prev: LogId,
+    /// The durable log lost entries to damage, up to this one, and has not got them back (`damage`).
+    pub damaged: Option<LogId>,
     /// The bytes of log in memory.
     pub log_bytes: u64,
     /// The reads that wait for their round, or for the leader's answer.
@@ -101,6 +103,7 @@ impl Raft {
             durable: shared.log.durable(),
             last: shared.log.last(),
             prev: shared.log.prev(),
+            damaged: shared.damage,
             log_bytes: shared.log.bytes(),
             reads_pending,
             configuration_index: shared.configurations.newest().0,

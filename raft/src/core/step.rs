@@ -60,6 +60,8 @@ impl Raft {
                 Err(StepError::PreVoteTerm { term: message.term, next_term: *next_term })
             }
             MessageBody::AppendEntries { prev, entries, .. } => check_entries(message.term, *prev, entries),
+            // A leader may still take a damaged log for what it was; the index is then not believed.
+            MessageBody::Heartbeat { .. } if self.is_damaged() => Ok(()),
             MessageBody::Heartbeat { commit, .. } if message.term >= shared.term() && *commit > last => {
                 Err(StepError::BeyondLog { index: *commit, last })
             }
@@ -140,7 +142,10 @@ impl Raft {
     fn teach(&mut self, message: &Message) {
         let is_request = matches!(message.body, MessageBody::RequestVote { .. });
         if is_request || message.body.comes_from_leader() {
-            self.shared.respond(message.from, MessageBody::HeartbeatResponse { round: 0, leased: false });
+            self.shared.respond(
+                message.from,
+                MessageBody::HeartbeatResponse { round: 0, leased: false, damaged: false },
+            );
         }
     }
 
@@ -163,12 +168,12 @@ impl Raft {
                 self.on_append_entries(from, prev, entries, commit);
             }
             MessageBody::AppendAccepted { matched } => self.on_append_accepted(from, matched),
-            MessageBody::AppendRejected { prev_index, hint } => {
-                self.on_append_rejected(from, prev_index, hint);
+            MessageBody::AppendRejected { prev_index, hint, damaged } => {
+                self.on_append_rejected(from, prev_index, hint, damaged);
             }
             MessageBody::Heartbeat { commit, round, lease } => self.on_heartbeat(from, commit, round, lease),
-            MessageBody::HeartbeatResponse { round, leased } => {
-                self.on_heartbeat_response(from, round, leased);
+            MessageBody::HeartbeatResponse { round, leased, damaged } => {
+                self.on_heartbeat_response(from, round, leased, damaged);
             }
             MessageBody::InstallSnapshot { meta } => self.on_install_snapshot(from, meta),
             MessageBody::TimeoutNow => self.on_timeout_now(),
@@ -178,6 +183,7 @@ impl Raft {
             MessageBody::CompareHashes { .. }
             | MessageBody::HashesCompared(_)
             | MessageBody::StateCondemned { .. } => {}
+            MessageBody::SnapshotWanted { .. } => {}
         }
     }
 }

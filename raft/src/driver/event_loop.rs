@@ -13,8 +13,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::clock::{BoxFuture, Monotonic, SharedClock};
 use crate::core::{
-    Entry, LogId, Message, MessageBody, NodeId, ProposeError as CoreProposeError, Raft, ReadIndexError,
-    Ready, ReadyNumber, RoleName, SnapshotMeta, SnapshotOutcome, TransferError,
+    Entry, Index, LogId, Message, MessageBody, NodeId, ProposeError as CoreProposeError, Raft,
+    ReadIndexError, Ready, ReadyNumber, RoleName, SnapshotMeta, SnapshotOutcome, TransferError,
 };
 use crate::snapshot::SnapshotFile;
 use crate::state_machine::StateMachine;
@@ -358,6 +358,9 @@ impl<S: StateMachine> EventLoop<S> {
     fn on_incoming(&mut self, incoming: Incoming) {
         match incoming {
             Incoming::Message(message) if message.body.is_about_states() => self.on_states(message),
+            Incoming::Message(Message { from, body: MessageBody::SnapshotWanted { at_least }, .. }) => {
+                self.help(from, at_least);
+            }
             Incoming::Message(message) => self.step(message),
             // One at a time. The leader finds that this node is still behind, and sends another.
             Incoming::Snapshot { .. } if self.install.is_some() => {}
@@ -369,6 +372,7 @@ impl<S: StateMachine> EventLoop<S> {
             Incoming::Unreachable(peer) => self.raft.report_unreachable(peer),
             Incoming::SnapshotSent { to, outcome, last } => {
                 self.raft.report_snapshot(to, outcome, last.index);
+                self.snapshots.transfer_ended(to);
                 if outcome == SnapshotOutcome::Delivered || !self.raft.configuration().contains(to) {
                     self.snapshots.sent(to);
                 }
@@ -585,9 +589,22 @@ impl<S: StateMachine> EventLoop<S> {
         }
     }
 
+    /// A member lost its state. Whatever is applied here is committed, whoever leads: it may have that, if it reaches
+    /// as far as it needs.
+    fn help(&mut self, peer: NodeId, at_least: Index) {
+        if self.state.applied.index >= at_least && self.snapshots.help(peer) {
+            tracing::info!(%peer, %at_least, "a member lost its state and is sent a snapshot");
+            self.send_snapshot_from(peer, at_least);
+        }
+    }
+
     fn send_snapshot(&mut self, peer: NodeId) {
-        let compacted = self.raft.first_index().prev();
-        match self.snapshots.for_peer(peer, compacted) {
+        self.send_snapshot_from(peer, self.raft.first_index().prev());
+    }
+
+    /// Sends a snapshot that reaches at least so far, as soon as there is one.
+    fn send_snapshot_from(&mut self, peer: NodeId, at_least: Index) {
+        match self.snapshots.for_peer(peer, at_least) {
             Some(file) => self.transport.send_snapshot(peer, self.raft.hard_state().term, file),
             None => {
                 if self.snapshots.begin() {

@@ -63,6 +63,8 @@ impl<S: StateMachine> EventLoop<S> {
                 tracing::warn!(%id, %to, "the leadership could not be handed over");
                 self.hand_overs.failed();
             }
+            Event::Damaged { last } => tracing::warn!(%id, %last, "the log has lost entries to damage"),
+            Event::Repaired { last } => tracing::info!(%id, %last, "the log has made good what it lost"),
             Event::SnapshotAccepted { meta } => tracing::info!(%id, last = %meta.last, "snapshot accepted"),
         }
     }

@@ -234,6 +234,7 @@ mod tests {
             entries,
             applied: if applied == 0 { LogId::ZERO } else { LogId::new(1, applied) },
             configuration,
+            damage: None,
         };
         Raft::new(Config::new(NodeId(1)), boot).unwrap()
     }

@@ -3,6 +3,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`boot`](self) (`boot.rs`) | opens a data directory, forms or joins the cluster, brings store and log together |
+//! | `rebuild.rs` | brings back a state that is lost, from this node's own files or from another member |
 //! | `event_loop.rs` | the one task that owns the core |
 //! | `events.rs` | what it makes of the core's events |
 //! | `log_lane.rs` | the write side of the log: group commit |
@@ -28,6 +29,7 @@ mod log_lane;
 mod membership;
 mod options;
 mod origin;
+mod rebuild;
 mod snapshots;
 mod status;
 mod waiters;

@@ -88,6 +88,11 @@ pub struct NodeOptions {
 }
 
 impl NodeOptions {
+    /// Where this node's own configuration says that members are.
+    pub(super) fn addresses(&self) -> BTreeMap<NodeId, String> {
+        self.members.iter().map(|(&id, member)| (id, member.address.clone())).collect()
+    }
+
     /// Defaults for a real node.
     #[must_use]
     pub fn new(

@@ -14,12 +14,12 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
-use crate::core::{HardState, LogId};
+use crate::core::LogId;
 use crate::disk::{File, OpenMode, SharedDisk};
 use crate::mutant;
 
 use super::error::Context;
-use super::format::{HEADER_BYTES, Header, HeaderFault, Salt, VERSION};
+use super::format::{HEADER_BYTES, Header, HeaderFault, Salt, Standing, VERSION};
 use super::{WalError, WalIdentity, WalOptions};
 
 const SEGMENT_SUFFIX: &str = ".wal";
@@ -66,6 +66,14 @@ pub(super) struct Begun {
     pub(super) segment: Segment,
     pub(super) file: Box<dyn File>,
     pub(super) salt: Salt,
+    pub(super) standing: Standing,
+}
+
+/// What a segment to be begun says of the log; identity and sequence are the folder's.
+pub(super) struct Beginning {
+    pub(super) origin: bool,
+    pub(super) standing: Standing,
+    pub(super) discards_from: u64,
 }
 
 /// A `.wal` file that was found, with its header.
@@ -76,14 +84,55 @@ pub(super) struct Found {
     pub(super) file: Box<dyn File>,
 }
 
+/// A `.wal` file whose header is damaged.
+pub(super) struct Headless {
+    pub(super) sequence: u64,
+    pub(super) path: PathBuf,
+    pub(super) file: Box<dyn File>,
+    pub(super) reason: String,
+}
+
+/// The `.wal` files of a directory, in the order of their sequences.
+#[derive(Default)]
+pub(super) struct Files {
+    pub(super) segments: Vec<Found>,
+    pub(super) headless: Vec<Headless>,
+}
+
+impl Files {
+    /// Reads the header of the segment at `path`.
+    pub(super) fn add(&mut self, path: PathBuf, sequence: u64, file: Box<dyn File>) -> Result<(), WalError> {
+        let mut bytes = vec![0; HEADER_BYTES as usize];
+        let len = file.read_at(&mut bytes, 0).during("read", &path)?;
+        bytes.truncate(len);
+        let reason = match Header::decode(&bytes) {
+            Ok((header, crc)) if header.sequence == sequence => {
+                let salt = Salt::of(&header, crc);
+                self.segments.push(Found { header, salt, path, file });
+                return Ok(());
+            }
+            Ok((header, _)) => format!("its header says that it is segment {}", header.sequence),
+            Err(HeaderFault::Version(found)) => {
+                return Err(WalError::UnknownFormat { path, found, known: VERSION });
+            }
+            Err(HeaderFault::Short) => format!("{len} bytes are too short for a header"),
+            Err(HeaderFault::Magic) => "this is not a log segment".to_owned(),
+            Err(HeaderFault::Checksum) => "the header's checksum is wrong".to_owned(),
+            Err(HeaderFault::Value) => "the header makes no sense".to_owned(),
+        };
+        self.headless.push(Headless { sequence, path, file, reason });
+        Ok(())
+    }
+}
+
 impl Folder {
-    /// Looks through the directory; returns the segments found, in the order of their sequence.
+    /// Looks through the directory; returns the segments found.
     pub(super) fn open(
         disk: SharedDisk,
         dir: &Path,
         identity: WalIdentity,
         options: WalOptions,
-    ) -> Result<(Self, Vec<Found>), WalError> {
+    ) -> Result<(Self, Files), WalError> {
         // A name that another process gave and did not sync must be durable before anything is built on it.
         disk.sync_dir(dir).during("sync directory", dir)?;
         let names = disk.list(dir).during("list", dir)?;
@@ -97,12 +146,13 @@ impl Folder {
             spares: VecDeque::new(),
             next: None,
         };
-        let mut found = Vec::new();
+        let mut found = Files::default();
         for name in names {
             let path = folder.dir.join(&name);
             if let Some(sequence) = number_in(&name, SEGMENT_SUFFIX) {
                 folder.next_sequence = folder.next_sequence.max(sequence + 1);
-                found.push(folder.read_header(path, sequence)?);
+                let file = folder.disk.open(&path, OpenMode::Write).during("open", &path)?;
+                found.add(path, sequence, file)?;
             } else if let Some(number) = number_in(&name, SPARE_SUFFIX) {
                 folder.next_spare = folder.next_spare.max(number + 1);
                 folder.adopt_spare(path)?;
@@ -113,30 +163,8 @@ impl Folder {
             }
         }
         // Names are zero-padded, so the sorted list is in the order of sequences.
-        assert!(found.is_sorted_by_key(|f| f.header.sequence), "segments out of order");
+        assert!(found.segments.is_sorted_by_key(|f| f.header.sequence), "segments out of order");
         Ok((folder, found))
-    }
-
-    fn read_header(&self, path: PathBuf, sequence: u64) -> Result<Found, WalError> {
-        let file = self.disk.open(&path, OpenMode::Write).during("open", &path)?;
-        let mut bytes = vec![0; HEADER_BYTES as usize];
-        let len = file.read_at(&mut bytes, 0).during("read", &path)?;
-        bytes.truncate(len);
-        let fault = match Header::decode(&bytes) {
-            Ok((header, crc)) if header.sequence == sequence => {
-                let salt = Salt::of(&header, crc);
-                return Ok(Found { header, salt, path, file });
-            }
-            Ok((header, _)) => format!("its header says that it is segment {}", header.sequence),
-            Err(HeaderFault::Version(found)) => {
-                return Err(WalError::UnknownFormat { path, found, known: VERSION });
-            }
-            Err(HeaderFault::Short) => format!("{len} bytes are too short for a header"),
-            Err(HeaderFault::Magic) => "this is not a log segment".to_owned(),
-            Err(HeaderFault::Checksum) => "the header's checksum is wrong".to_owned(),
-            Err(HeaderFault::Value) => "the header makes no sense".to_owned(),
-        };
-        Err(WalError::Corrupt { path, offset: 0, reason: fault })
     }
 
     fn adopt_spare(&mut self, path: PathBuf) -> Result<(), WalError> {
@@ -151,17 +179,15 @@ impl Folder {
     }
 
     /// Begins a segment with room for `needed` bytes; durable when this returns.
-    pub(super) fn begin(
-        &mut self,
-        origin: bool,
-        prev: LogId,
-        hard_state: HardState,
-        needed: u64,
-    ) -> Result<Begun, WalError> {
+    pub(super) fn begin(&mut self, beginning: &Beginning, needed: u64) -> Result<Begun, WalError> {
+        let Beginning { origin, mut standing, discards_from } = *beginning;
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        let prev_kept = if origin && mutant!("purge-meta") { LogId::ZERO } else { prev };
-        let header = Header { identity: self.identity, sequence, origin, prev: prev_kept, hard_state };
+        let prev = standing.last;
+        if origin && mutant!("purge-meta") {
+            standing.last = LogId::ZERO;
+        }
+        let header = Header { identity: self.identity, sequence, origin, standing, discards_from };
         let (from, file) = self.take_file()?;
         let size = needed.max(self.options.segment_bytes);
         file.preallocate(size).during("preallocate", &from)?;
@@ -175,7 +201,12 @@ impl Folder {
             self.sync_dir()?;
         }
         let salt = Salt::of(&header, crc);
-        Ok(Begun { segment: Segment { path, bytes, prev, last: prev }, file, salt })
+        Ok(Begun {
+            segment: Segment { path, bytes, prev, last: prev },
+            file,
+            salt,
+            standing: beginning.standing,
+        })
     }
 
     /// A file to make a segment of, whatever is in it.
@@ -245,7 +276,12 @@ impl Folder {
 
 /// Whether a file of this name is a segment.
 pub(super) fn is_segment(name: &str) -> bool {
-    number_in(name, SEGMENT_SUFFIX).is_some()
+    sequence_of(name).is_some()
+}
+
+/// The sequence of the segment of this name, if it is one.
+pub(super) fn sequence_of(name: &str) -> Option<u64> {
+    number_in(name, SEGMENT_SUFFIX)
 }
 
 fn number_in(name: &str, suffix: &str) -> Option<u64> {

@@ -3,9 +3,10 @@
 //! ```text
 //! segment  header (512 bytes), then records back to back, then zeros or what an earlier use of the file left
 //! header   magic 8 | version 4 | cluster 16 | member 8 | incarnation 8 | sequence 8 | origin 1
-//!          | prev term 8, index 8 | hard state: term 8, voted 1, for 8 | zeros | crc 4
+//!          | prev term 8, index 8 | standing 38 | discards from 8 | zeros | crc 4
+//! standing hard state: term 8, voted 1, for 8 | lease 4 | damaged 1, up to term 8, index 8
 //! record   crc 4 | payload length 4 | kind 1 | term 8 | index 8 | payload
-//! mark     a record whose payload is: check 4 | magic 8 | attested 8 | openings 4
+//! mark     a record whose payload is: check 4 | magic 8 | attested 8 | openings 4 | standing 38
 //! ```
 //! Integers are little-endian, checksums CRC32C.
 //!
@@ -14,7 +15,9 @@
 //! behind the very records it was written behind: not moved, not out of an earlier use of the file.
 //!
 //! A mark must be found even when what stands before it is damaged, so it carries a check of its own, over its
-//! offset, and eight bytes that no other segment uses. Both are salted with the header's checksum and the sequence
+//! offset and all that it says, and eight bytes that no other segment uses. It tells where the log stood: its last
+//! entry (the term and index of the record), the hard state, the longest lease, what was lost to damage before. So
+//! what damage took is known in outline. Check and magic are salted with the header's checksum and the sequence
 //! number. The check stands first: were it behind what it covers, it would take that out of the chain again, as a
 //! CRC behind its message always does.
 //!
@@ -33,10 +36,12 @@ pub(super) const HEADER_BYTES: u64 = 512;
 /// The length of a record without its payload.
 pub(super) const RECORD_BYTES: u64 = 25;
 /// The length of a mark with its record.
-pub(super) const MARK_BYTES: u64 = RECORD_BYTES + 24;
+pub(super) const MARK_BYTES: u64 = RECORD_BYTES + MARK_PAYLOAD_BYTES as u64;
 /// The version that this build writes and reads.
 pub(super) const VERSION: u32 = 1;
 
+const STANDING_BYTES: usize = 38;
+const MARK_PAYLOAD_BYTES: usize = 24 + STANDING_BYTES;
 const MAGIC: [u8; 8] = *b"raftkvWL";
 const HEADER_BODY_BYTES: usize = HEADER_BYTES as usize - 4;
 
@@ -48,10 +53,33 @@ pub(super) struct Header {
     pub(super) sequence: u64,
     /// Nothing before this segment counts: it begins the log, or a log that replaced an older one.
     pub(super) origin: bool,
-    /// The entry before the first one here. What earlier segments hold behind it is cut.
-    pub(super) prev: LogId,
-    /// The hard state when the segment was begun.
+    /// Where the log stands before the first record. What earlier segments hold behind that is cut.
+    pub(super) standing: Standing,
+    /// Segments from this sequence on, and before this one, do not count: they stood behind damage. 0: none.
+    pub(super) discards_from: u64,
+}
+
+/// Where the log stands at one place in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub(super) last: LogId,
     pub(super) hard_state: HardState,
+    /// The longest lease of any configuration that was ever in this log, in milliseconds.
+    pub(super) lease_ms: u32,
+    /// The log lost entries to damage, and has not got them back: it may have held all up to this one.
+    pub(super) damage: Option<LogId>,
+}
+
+impl Standing {
+    /// Takes in the entry behind the last.
+    pub(super) fn push(&mut self, entry: &Entry) {
+        self.last = entry.log_id();
+        if let Payload::Configuration(configuration) = &entry.payload {
+            let lease_ms = configuration.lease.map_or(0, |lease| lease.duration_ms);
+            self.lease_ms = self.lease_ms.max(lease_ms);
+        }
+        self.damage = self.damage.filter(|lost| self.last < *lost);
+    }
 }
 
 /// Why bytes are not a header.
@@ -75,9 +103,9 @@ impl Header {
         put_u64(&mut out, self.identity.incarnation);
         put_u64(&mut out, self.sequence);
         out.push(u8::from(self.origin));
-        put_u64(&mut out, self.prev.term.0);
-        put_u64(&mut out, self.prev.index.0);
-        put_hard_state(&mut out, self.hard_state);
+        put_log_id(&mut out, self.prev());
+        put_standing(&mut out, self.standing);
+        put_u64(&mut out, self.discards_from);
         assert!(out.len() <= HEADER_BODY_BYTES, "a header of {} bytes", out.len());
         out.resize(HEADER_BODY_BYTES, 0);
         let crc = crc32c(&out);
@@ -99,6 +127,7 @@ impl Header {
         match reader.u32() {
             Some(VERSION) if crc == found => {}
             Some(VERSION) => return Err(HeaderFault::Checksum),
+            Some(_) if is_ours_but_for_the_version(body, found) => return Err(HeaderFault::Checksum),
             Some(other) => return Err(HeaderFault::Version(other)),
             None => return Err(HeaderFault::Short),
         }
@@ -114,9 +143,22 @@ impl Header {
         };
         let sequence = reader.u64()?;
         let origin = reader.flag()?;
-        let prev = LogId { term: Term(reader.u64()?), index: Index(reader.u64()?) };
-        Some(Self { identity, sequence, origin, prev, hard_state: reader.hard_state()? })
+        let prev = reader.log_id()?;
+        let standing = reader.standing(prev)?;
+        Some(Self { identity, sequence, origin, standing, discards_from: reader.u64()? })
     }
+
+    /// The entry before the first one here.
+    pub(super) fn prev(&self) -> LogId {
+        self.standing.last
+    }
+}
+
+/// Whether the checksum holds once the version is ours: then nothing but the version was damaged.
+fn is_ours_but_for_the_version(body: &[u8], found: u32) -> bool {
+    let Some((before, rest)) = body.split_at_checked(MAGIC.len()) else { return false };
+    let Some((_, after)) = rest.split_at_checked(4) else { return false };
+    crc32c_append(crc32c_append(crc32c(before), &VERSION.to_le_bytes()), after) == found
 }
 
 /// What one record says.
@@ -134,6 +176,8 @@ pub(super) struct Mark {
     pub(super) attested: u64,
     /// How often the segment has been opened for appending; tells records behind a cut tail from new ones.
     pub(super) openings: u32,
+    /// Where the log stood here.
+    pub(super) standing: Standing,
 }
 
 const KIND_NOOP: u8 = 1;
@@ -168,9 +212,21 @@ pub(super) struct Salt {
 
 impl Salt {
     pub(super) fn of(header: &Header, crc: u32) -> Self {
+        Self::new(header.sequence, header.identity.incarnation, crc)
+    }
+
+    fn new(sequence: u64, incarnation: u64, crc: u32) -> Self {
         const MARK_MAGIC: u64 = 0x6d61_726b_9e3d_c15b;
-        let own = header.sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ header.identity.incarnation;
+        let own = sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ incarnation;
         Self { crc, mark_magic: MARK_MAGIC ^ own }
+    }
+
+    /// What the salt may have been of a segment whose header is damaged: its checksum as it stands there, if that
+    /// is whole, or as it comes out, if only that is not.
+    pub(super) fn guesses(bytes: &[u8], sequence: u64, incarnation: u64) -> Vec<Self> {
+        let Some((body, rest)) = bytes.split_at_checked(HEADER_BODY_BYTES) else { return Vec::new() };
+        let Some(stored) = Reader(rest).u32() else { return Vec::new() };
+        [stored, crc32c(body)].map(|crc| Self::new(sequence, incarnation, crc)).to_vec()
     }
 
     /// What the first record's checksum begins from.
@@ -181,7 +237,11 @@ impl Salt {
     fn check(self, mark: Mark, offset: u64) -> u32 {
         let crc = crc32c_append(self.crc, &offset.to_le_bytes());
         let crc = crc32c_append(crc, &mark.attested.to_le_bytes());
-        crc32c_append(crc, &mark.openings.to_le_bytes())
+        let crc = crc32c_append(crc, &mark.openings.to_le_bytes());
+        let mut rest = Vec::with_capacity(16 + STANDING_BYTES);
+        put_log_id(&mut rest, mark.standing.last);
+        put_standing(&mut rest, mark.standing);
+        crc32c_append(crc, &rest)
     }
 }
 
@@ -209,24 +269,15 @@ pub(super) fn put_hard_state_record(
     put_record(out, chain, KIND_HARD_STATE, LogId { term: hard_state.term, index: last }, &payload)
 }
 
-/// Appends a mark, which stands at `offset` in the segment, behind the entry `last`.
-pub(super) fn put_mark(
-    out: &mut Vec<u8>,
-    chain: u32,
-    mark: Mark,
-    last: LogId,
-    salt: Salt,
-    offset: u64,
-) -> u32 {
-    let mut payload = [0; 24];
-    let (check, rest) = payload.split_at_mut(4);
-    let (magic, rest) = rest.split_at_mut(8);
-    let (attested, openings) = rest.split_at_mut(8);
-    magic.copy_from_slice(&salt.mark_magic.to_le_bytes());
-    attested.copy_from_slice(&mark.attested.to_le_bytes());
-    openings.copy_from_slice(&mark.openings.to_le_bytes());
-    check.copy_from_slice(&salt.check(mark, offset).to_le_bytes());
-    put_record(out, chain, KIND_MARK, last, &payload)
+/// Appends a mark, which stands at `offset` in the segment.
+pub(super) fn put_mark(out: &mut Vec<u8>, chain: u32, mark: Mark, salt: Salt, offset: u64) -> u32 {
+    let mut payload = Vec::with_capacity(MARK_PAYLOAD_BYTES);
+    put_u32(&mut payload, salt.check(mark, offset));
+    put_u64(&mut payload, salt.mark_magic);
+    put_u64(&mut payload, mark.attested);
+    put_u32(&mut payload, mark.openings);
+    put_standing(&mut payload, mark.standing);
+    put_record(out, chain, KIND_MARK, mark.standing.last, &payload)
 }
 
 fn put_record(out: &mut Vec<u8>, chain: u32, kind: u8, id: LogId, payload: &[u8]) -> u32 {
@@ -276,7 +327,7 @@ pub(super) fn decode_record(bytes: &[u8], chain: u32, salt: Salt, offset: u64) -
         [KIND_COMMAND] => entry(Payload::Command(Bytes::copy_from_slice(payload))),
         [KIND_CONFIGURATION] => entry(Payload::Configuration(postcard::from_bytes(payload).ok()?)),
         [KIND_HARD_STATE] => Record::HardState(Reader(payload).hard_state()?),
-        [KIND_MARK] => Record::Mark(decode_mark(payload, salt, offset)?),
+        [KIND_MARK] => Record::Mark(decode_mark(id, payload, salt, offset)?),
         _ => return None,
     };
     Some((record, RECORD_BYTES + u64::from(len), found))
@@ -290,19 +341,30 @@ pub(super) fn peek_record(bytes: &[u8]) -> Option<(LogId, u64)> {
     (KIND_NOOP..=KIND_MARK).contains(&kind).then_some((id, RECORD_BYTES + u64::from(len)))
 }
 
-fn decode_mark(payload: &[u8], salt: Salt, offset: u64) -> Option<Mark> {
+fn decode_mark(last: LogId, payload: &[u8], salt: Salt, offset: u64) -> Option<Mark> {
     let mut reader = Reader(payload);
     let check = reader.u32()?;
     if reader.u64()? != salt.mark_magic {
         return None;
     }
-    let mark = Mark { attested: reader.u64()?, openings: reader.u32()? };
+    let (attested, openings) = (reader.u64()?, reader.u32()?);
+    let mark = Mark { attested, openings, standing: reader.standing(last)? };
     (check == salt.check(mark, offset)).then_some(mark)
 }
 
-/// The marks that can be told for this segment's own wherever in `bytes` they stand, each with the offset of its
-/// end. `offset` is where in the segment `bytes` begins.
-pub(super) fn find_marks(bytes: &[u8], salt: Salt, offset: u64) -> Vec<(Mark, u64)> {
+/// A mark that was found by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FoundMark {
+    pub(super) mark: Mark,
+    /// Where the mark ends.
+    pub(super) end: u64,
+    /// The checksum in its record, from which the next one begins. It is not verified: what it begins from is lost.
+    pub(super) chain: u32,
+}
+
+/// The marks that can be told for this segment's own wherever in `bytes` they stand. `offset` is where in the segment
+/// `bytes` begins.
+pub(super) fn find_marks(bytes: &[u8], salt: Salt, offset: u64) -> Vec<FoundMark> {
     const BLOCK: usize = 4096;
     let magic = salt.mark_magic.to_le_bytes();
     let mut found = Vec::new();
@@ -318,15 +380,22 @@ pub(super) fn find_marks(bytes: &[u8], salt: Salt, offset: u64) -> Vec<(Mark, u6
             at += window.len() + 1 - magic.len();
             continue;
         };
-        if let Some(payload) = (at + hit).checked_sub(4).and_then(|at| bytes.get(at..))
-            && let Some(record_at) = (offset + (at + hit) as u64).checked_sub(4 + RECORD_BYTES)
-            && let Some(mark) = decode_mark(payload, salt, record_at)
-        {
-            found.push((mark, record_at + MARK_BYTES));
-        }
+        found.extend(mark_around(bytes, at + hit, salt, offset));
         at += hit + 1;
     }
     found
+}
+
+/// The mark whose magic stands at `at`, if it is one.
+fn mark_around(bytes: &[u8], at: usize, salt: Salt, offset: u64) -> Option<FoundMark> {
+    let record_at = at.checked_sub(4 + RECORD_BYTES as usize)?;
+    let (record, payload) = bytes.get(record_at..)?.split_at_checked(RECORD_BYTES as usize)?;
+    let mut reader = Reader(record);
+    let (chain, _len, _kind) = (reader.u32()?, reader.u32()?, reader.array::<1>()?);
+    let last = reader.log_id()?;
+    let start = offset + record_at as u64;
+    let mark = decode_mark(last, payload, salt, start)?;
+    Some(FoundMark { mark, end: start + MARK_BYTES, chain })
 }
 
 fn encode_configuration(configuration: &Configuration) -> Vec<u8> {
@@ -340,6 +409,20 @@ fn put_hard_state(out: &mut Vec<u8>, hard_state: HardState) {
     put_u64(out, hard_state.term.0);
     out.push(u8::from(hard_state.voted_for.is_some()));
     put_u64(out, hard_state.voted_for.map_or(0, |id| id.0));
+}
+
+fn put_log_id(out: &mut Vec<u8>, id: LogId) {
+    put_u64(out, id.term.0);
+    put_u64(out, id.index.0);
+}
+
+/// All of a standing but its last entry.
+fn put_standing(out: &mut Vec<u8>, standing: Standing) {
+    let lost = standing.damage.filter(|_| !mutant!("damage-forgotten"));
+    put_hard_state(out, standing.hard_state);
+    put_u32(out, standing.lease_ms);
+    out.push(u8::from(lost.is_some()));
+    put_log_id(out, lost.unwrap_or_default());
 }
 
 fn put_u32(out: &mut Vec<u8>, value: u32) {
@@ -376,6 +459,16 @@ impl Reader<'_> {
         }
     }
 
+    fn log_id(&mut self) -> Option<LogId> {
+        Some(LogId { term: Term(self.u64()?), index: Index(self.u64()?) })
+    }
+
+    fn standing(&mut self, last: LogId) -> Option<Standing> {
+        let (hard_state, lease_ms) = (self.hard_state()?, self.u32()?);
+        let (is_damaged, lost) = (self.flag()?, self.log_id()?);
+        Some(Standing { last, hard_state, lease_ms, damage: is_damaged.then_some(lost) })
+    }
+
     fn hard_state(&mut self) -> Option<HardState> {
         let term = Term(self.u64()?);
         let voted = self.flag()?;
@@ -393,8 +486,13 @@ mod tests {
             identity: WalIdentity { cluster: 77, member: NodeId(3), incarnation: 5 },
             sequence: 9,
             origin: true,
-            prev: LogId::new(4, 40),
-            hard_state: HardState { term: Term(6), voted_for: Some(NodeId(2)) },
+            standing: Standing {
+                last: LogId::new(4, 40),
+                hard_state: HardState { term: Term(6), voted_for: Some(NodeId(2)) },
+                lease_ms: 250,
+                damage: Some(LogId::new(5, 77)),
+            },
+            discards_from: 4,
         }
     }
 
@@ -406,7 +504,8 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(Header::decode(&bad).is_err(), "bit {bit}");
+            let fault = Header::decode(&bad).unwrap_err();
+            assert!(matches!(fault, HeaderFault::Checksum | HeaderFault::Magic), "bit {bit}: {fault:?}");
         }
         assert_eq!(Header::decode(&bytes[..511]), Err(HeaderFault::Short));
     }
@@ -448,12 +547,21 @@ mod tests {
     fn marks_are_found_behind_damage_but_only_at_their_own_offset_and_in_their_own_segment() {
         let (_, crc) = header().encode();
         let salt = Salt::of(&header(), crc);
-        let mark = Mark { attested: 600, openings: 2 };
+        let standing = Standing { last: LogId::new(6, 44), lease_ms: 9, ..header().standing };
+        let mark = Mark { attested: 600, openings: 2, standing };
         let mut out = vec![0xee; 5000];
         let at = 512 + out.len() as u64;
-        put_mark(&mut out, 1, mark, LogId::new(6, 44), salt, at);
+        let chain = put_mark(&mut out, 1, mark, salt, at);
         out.extend([0; 9000]);
-        assert_eq!(find_marks(&out, salt, 512), [(mark, at + MARK_BYTES)]);
+        assert_eq!(find_marks(&out, salt, 512), [FoundMark { mark, end: at + MARK_BYTES, chain }]);
+        for byte in 4..MARK_BYTES as usize {
+            // The record's length and kind say nothing that a mark found by itself is read for.
+            if !(4..9).contains(&byte) {
+                let mut bad = out.clone();
+                bad[5000 + byte] ^= 1;
+                assert_eq!(find_marks(&bad, salt, 512), [], "byte {byte} is not covered");
+            }
+        }
         assert_eq!(find_marks(&out, salt, 513), [], "moved by a byte");
         let other = Header { sequence: 10, ..header() };
         let other_salt = Salt::of(&other, other.encode().1);

@@ -20,7 +20,9 @@
 //!   sequence number is never used twice. What an earlier use of the file left behind, or what was moved there by
 //!   a disk, does not pass.
 //! - Torn is not corrupt (rule 3). Whatever is bad behind the point up to which syncs are *known* to have completed
-//!   is cut; before it, the log does not open. See `recovery`. What was synced is known as such from the next group
+//!   is cut. Before it, the log loses what stands behind the damage, and keeps a mark of how far it had come, durably
+//!   and from the same moment on: a node with such a mark takes part in no election that could cost what it lost
+//!   (`core::damage`). See `recovery`. What was synced is known as such from the next group
 //!   or the next [`Wal::attest`] on; in between, damage to the last synced group is taken for a torn tail.
 //! - Fail-stop (rule 2): after any failed call the log is poisoned, and every later call fails. Only a new process
 //!   looks again at what the disk holds, and writes again what may never have reached it.
@@ -31,8 +33,8 @@
 //! not, the checksums tell.
 //!
 //! # Deliberately absent
-//! Reading: the log since the last compaction is in the core's memory, and is read here only at recovery. Repair of
-//! damage from peers. Checksums that tell a *cut-off* log (an old copy restored) from a whole one.
+//! Reading: the log since the last compaction is in the core's memory, and is read here only at recovery. Use of what
+//! stands whole behind damage: it comes again from a leader. Checksums that tell a *cut-off* log (an old copy restored) from a whole one.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
@@ -47,17 +49,18 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::core::{Entry, HardState, Index, LogId, NodeId};
+use crate::core::{Damage, Entry, HardState, Index, LogId, NodeId};
 use crate::disk::SharedDisk;
 use crate::mutant;
 
 pub use error::WalError;
 
 use error::Context;
-use folder::{Folder, Segment};
-use recovery::Survey;
+use folder::{Beginning, Folder, Segment};
+use format::Standing;
+use recovery::{End, OpenEnd, Survey};
 use tail::Tail;
 use terms::Terms;
 
@@ -108,6 +111,28 @@ pub struct Recovered {
     pub entries: Vec<Entry>,
     /// About how much had been written without being synced, and was cut; for logs only.
     pub torn_bytes: u64,
+    /// The log lost entries to damage and has not got them back: it may have held more than `entries`. The mark is
+    /// durable; it is gone by itself once the log has come to that entry again.
+    pub damage: Option<Damage>,
+    /// Where damage was found just now, and cut.
+    pub fault: Option<Fault>,
+}
+
+/// Damage to what was durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The file.
+    pub path: PathBuf,
+    /// Where in it.
+    pub offset: u64,
+    /// What is wrong there.
+    pub reason: String,
+}
+
+impl From<Fault> for WalError {
+    fn from(Fault { path, offset, reason }: Fault) -> Self {
+        Self::Corrupt { path, offset, reason }
+    }
 }
 
 /// The log's extent, for status and metrics.
@@ -136,9 +161,8 @@ pub struct Wal {
     /// is the `last` of the one before, and lies behind that one's own `prev`.
     segments: VecDeque<Segment>,
     tail: Tail,
+    /// As last appended; the tail's may be one behind while a segment is begun.
     hard_state: HardState,
-    /// The last entry, or the `prev` of an empty log.
-    last: LogId,
     terms: Terms,
     /// The first failure, after which nothing is done any more.
     poisoned: Option<String>,
@@ -174,13 +198,16 @@ impl Wal {
         let parent = dir.parent().unwrap_or(dir);
         disk.sync_dir(parent).during("sync directory", parent)?;
         let (mut folder, found) = Folder::open(disk, dir, identity, options)?;
-        for part in &found {
-            if !recovery::is_virgin(part)? {
-                return Err(WalError::AlreadyExists { dir: dir.to_owned() });
-            }
+        let mut is_virgin = found.headless.is_empty();
+        for part in &found.segments {
+            is_virgin = is_virgin && recovery::is_virgin(part)?;
         }
-        let begun = folder.begin(true, LogId::ZERO, HardState::default(), 0)?;
-        for old in found.iter().rev() {
+        if !is_virgin {
+            return Err(WalError::AlreadyExists { dir: dir.to_owned() });
+        }
+        let beginning = Beginning { origin: true, standing: Standing::default(), discards_from: 0 };
+        let begun = folder.begin(&beginning, 0)?;
+        for old in found.segments.iter().rev() {
             folder.retire(&recovery::segment_of(old, 0))?;
         }
         let (segment, tail) = Tail::begun(begun, Vec::new());
@@ -189,47 +216,112 @@ impl Wal {
             segments: VecDeque::from([segment]),
             tail,
             hard_state: HardState::default(),
-            last: LogId::ZERO,
             terms: Terms::starting_after(LogId::ZERO),
             poisoned: None,
         })
     }
 
-    /// Opens the log and tells what it holds.
+    /// Opens the log and tells what it holds. Of a damaged log that is what stands before the damage, and how far it
+    /// had come: see [`Recovered::damage`].
     ///
     /// # Errors
-    /// There is no log, it is another's, it is damaged, or the disk failed.
+    /// There is no log, it is another's, it is damaged so that its vote is not known, or the disk failed.
     pub fn open(
         disk: SharedDisk,
         dir: &Path,
         identity: WalIdentity,
         options: WalOptions,
     ) -> Result<(Self, Recovered), WalError> {
+        Self::open_if(disk, dir, identity, options, |_| true)
+    }
+
+    /// Opens the log like [`open`](Self::open), but one that is damaged only if `may_cut`: else it is left as it is.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open); and [`WalError::Corrupt`] if the log is damaged and may not be cut.
+    pub fn open_if(
+        disk: SharedDisk,
+        dir: &Path,
+        identity: WalIdentity,
+        options: WalOptions,
+        may_cut: impl FnOnce(&Fault) -> bool,
+    ) -> Result<(Self, Recovered), WalError> {
         let missing = || WalError::Missing { dir: dir.to_owned() };
         if !disk.exists(dir).during("look for", dir)? {
             return Err(missing());
         }
         let (folder, found) = Folder::open(disk, dir, identity, options)?;
-        let survey = recovery::survey(&folder, found)?.ok_or_else(missing)?;
+        let survey = recovery::survey(folder.identity, found)?.ok_or_else(missing)?;
+        if let End::Damaged { fault, .. } = &survey.end
+            && !may_cut(fault)
+        {
+            return Err(fault.clone().into());
+        }
         Self::resume(folder, survey)
     }
 
     /// Makes durable what was found, and goes on behind it.
+    fn resume(mut folder: Folder, survey: Survey) -> Result<(Self, Recovered), WalError> {
+        let Survey { prev, entries, standing, live, dead, end } = survey;
+        let Standing { hard_state, lease_ms, damage, .. } = standing;
+        let terms = Terms::of(prev, &entries);
+        let damage = damage.map(|last| Damage { last, lease_ms });
+        let mut recovered = Recovered { hard_state, prev, entries, torn_bytes: 0, damage, fault: None };
+        let (segments, tail) = match end {
+            End::Open(end) => {
+                recovered.torn_bytes = end.torn_bytes;
+                Self::go_on(&mut folder, live, &dead, end, standing)?
+            }
+            End::Damaged { fault, discards_from } => {
+                recovered.fault = Some(fault);
+                Self::cut_damage(&mut folder, live, &dead, standing, discards_from)?
+            }
+        };
+        let wal = Self { folder, segments: segments.into(), tail, hard_state, terms, poisoned: None };
+        Ok((wal, recovered))
+    }
+
+    /// Goes on in the newest segment.
     ///
     /// All of this may be broken off and done again: it repeats bytes that are there, adds a mark behind them, and
     /// removes segments that do not count.
-    fn resume(mut folder: Folder, survey: Survey) -> Result<(Self, Recovered), WalError> {
-        let Survey { hard_state, prev, entries, live, dead, newest, bytes, scan, torn_bytes } = survey;
+    fn go_on(
+        folder: &mut Folder,
+        live: Vec<Segment>,
+        dead: &[Segment],
+        end: OpenEnd,
+        standing: Standing,
+    ) -> Result<(Vec<Segment>, Tail), WalError> {
         for segment in dead.iter().rev() {
             folder.retire(segment)?;
         }
+        let OpenEnd { newest, bytes, scan, .. } = end;
         let capacity = live.last().map_or(0, |segment| segment.bytes);
-        let last = entries.last().map_or(prev, Entry::log_id);
-        let mut tail = Tail::found(newest, scan, capacity);
-        tail.settle(&bytes, last)?;
-        let terms = Terms::of(prev, &entries);
-        let wal = Self { folder, segments: live.into(), tail, hard_state, last, terms, poisoned: None };
-        Ok((wal, Recovered { hard_state, prev, entries, torn_bytes }))
+        let mut tail = Tail::found(newest, scan, capacity, standing);
+        tail.settle(&bytes)?;
+        Ok((live, tail))
+    }
+
+    /// Goes on in a new segment behind what stands before the damage.
+    ///
+    /// Its header says what was lost and what no longer counts, so cut and mark are as atomic as one rename. Before
+    /// it nothing is changed, and the damage is found again; after it, it is found as cut. What stands before the
+    /// damage is durable: it lies below the attested point, or in a segment that had a successor.
+    fn cut_damage(
+        folder: &mut Folder,
+        mut live: Vec<Segment>,
+        dead: &[Segment],
+        standing: Standing,
+        discards_from: u64,
+    ) -> Result<(Vec<Segment>, Tail), WalError> {
+        let beginning = Beginning { origin: live.is_empty(), standing, discards_from };
+        let begun = folder.begin(&beginning, 0)?;
+        for segment in dead.iter().rev() {
+            folder.retire(segment)?;
+        }
+        let (segment, tail) = Tail::begun(begun, Vec::new());
+        live.push(segment);
+        Ok((live, tail))
     }
 
     /// Appends `hard_state`, then `entries`, which are contiguous. If the log holds entries from the first one's
@@ -257,22 +349,21 @@ impl Wal {
         // Before the entries: a torn tail then never holds an entry of a term that the node does not know of.
         if let Some(new) = hard_state {
             self.make_room(format::HARD_STATE_BYTES)?;
-            self.tail.put_hard_state(new, self.last);
+            self.tail.put_hard_state(new);
         }
         for entry in entries {
-            let (last, id) = (self.last, entry.log_id());
+            let (last, id) = (self.last(), entry.log_id());
             assert!(id.index == last.index.next() && id.term >= last.term, "entry {id} behind entry {last}");
             self.make_room(format::entry_bytes(entry))?;
-            self.tail.put_entry(entry, last)?;
+            self.tail.put_entry(entry)?;
             self.terms.push(id);
-            self.last = id;
         }
         Ok(())
     }
 
     /// Cuts the log so that `from` is the next index.
     fn cut_from(&mut self, from: Index) -> Result<(), WalError> {
-        if from > self.last.index {
+        if from > self.last().index {
             return Ok(());
         }
         let prev = self.prev();
@@ -285,7 +376,7 @@ impl Wal {
         if self.tail.has_room(record_bytes) {
             return Ok(());
         }
-        self.begin_segment(self.last, Tail::segment_bytes_for(record_bytes), false)
+        self.begin_segment(self.last(), Tail::segment_bytes_for(record_bytes), false)
     }
 
     /// Begins a segment of at least `needed` bytes behind the entry `prev`, and cuts what the log holds behind
@@ -303,7 +394,10 @@ impl Wal {
                 self.folder.retire(&segment)?;
             }
         }
-        let begun = self.folder.begin(replace, prev, self.hard_state, needed)?;
+        let Standing { lease_ms, damage, .. } = self.tail.standing();
+        let damage = damage.filter(|lost| prev < *lost);
+        let standing = Standing { last: prev, hard_state: self.hard_state, lease_ms, damage };
+        let begun = self.folder.begin(&Beginning { origin: replace, standing, discards_from: 0 }, needed)?;
         let buffer = self.tail.take_buffer();
         let (segment, tail) = Tail::begun(begun, buffer);
         self.tail = tail;
@@ -316,7 +410,6 @@ impl Wal {
             before.last = prev;
         }
         self.segments.push_back(segment);
-        self.last = prev;
         if replace {
             self.terms = Terms::starting_after(prev);
         } else {
@@ -342,7 +435,7 @@ impl Wal {
     /// # Errors
     /// The disk failed, now or before.
     pub fn attest(&mut self) -> Result<(), WalError> {
-        self.guarded(|wal| wal.tail.attest(wal.last))
+        self.guarded(|wal| wal.tail.attest())
     }
 
     /// Lets go of the segments all of whose entries are at or before `through`; durable when it returns. The log
@@ -355,7 +448,7 @@ impl Wal {
     }
 
     fn compact_segments(&mut self, through: Index) -> Result<(), WalError> {
-        let last = self.last.index;
+        let last = self.last().index;
         assert!(through <= last, "compaction through {through}, but the log ends at {last}");
         let full = self.segments.len().saturating_sub(1);
         let unneeded = self.segments.iter().take(full).take_while(|s| s.last.index <= through).count();
@@ -377,7 +470,7 @@ impl Wal {
     /// The disk failed, now or before.
     pub fn reset(&mut self, prev: LogId) -> Result<(), WalError> {
         self.guarded(|wal| {
-            if wal.prev() == prev && wal.last == prev {
+            if wal.prev() == prev && wal.last() == prev {
                 return wal.tail.sync();
             }
             wal.begin_segment(prev, 0, true)
@@ -393,13 +486,18 @@ impl Wal {
             segments: self.segments.len(),
             spares: self.folder.spares(),
             prev: self.prev(),
-            last: self.last,
+            last: self.last(),
             hard_state: self.hard_state,
         }
     }
 
     fn prev(&self) -> LogId {
-        self.segments.front().map_or(self.last, |segment| segment.prev)
+        self.segments.front().map_or(self.last(), |segment| segment.prev)
+    }
+
+    /// The last entry, or the `prev` of an empty log.
+    fn last(&self) -> LogId {
+        self.tail.standing().last
     }
 
     /// Does `work`, unless an earlier call failed; if it fails, it is the last.

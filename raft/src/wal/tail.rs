@@ -5,14 +5,14 @@
 
 use std::path::PathBuf;
 
-use crate::core::{Entry, HardState, LogId};
+use crate::core::{Entry, HardState};
 use crate::disk::File;
 use crate::mutant;
 
 use super::WalError;
 use super::error::Context;
 use super::folder::{Begun, Found, Segment};
-use super::format::{self, HEADER_BYTES, MARK_BYTES, Mark, Salt};
+use super::format::{self, HEADER_BYTES, MARK_BYTES, Mark, Salt, Standing};
 use super::recovery::Scan;
 
 /// The buffer is written out, without a sync, when it has come to this.
@@ -34,12 +34,14 @@ pub(super) struct Tail {
     unattested: bool,
     /// How often the segment was opened since it was begun.
     openings: u32,
+    /// Where the log stands behind all that was put.
+    standing: Standing,
 }
 
 impl Tail {
     /// Of a segment just begun. `buffer` is one to use again.
     pub(super) fn begun(begun: Begun, buffer: Vec<u8>) -> (Segment, Self) {
-        let Begun { segment, file, salt } = begun;
+        let Begun { segment, file, salt, standing } = begun;
         let tail = Self {
             file,
             path: segment.path.clone(),
@@ -51,13 +53,14 @@ impl Tail {
             synced: HEADER_BYTES,
             unattested: false,
             openings: 0,
+            standing,
         };
         (segment, tail)
     }
 
     /// Of a segment found at recovery, with the `bytes` of its file. Nothing in it behind the attested point is
     /// taken for durable before [`settle`](Self::settle).
-    pub(super) fn found(found: Found, scan: Scan, capacity: u64) -> Self {
+    pub(super) fn found(found: Found, scan: Scan, capacity: u64, standing: Standing) -> Self {
         Self {
             file: found.file,
             path: found.path,
@@ -69,6 +72,7 @@ impl Tail {
             synced: scan.attested.min(scan.end),
             unattested: true,
             openings: scan.openings + 1,
+            standing,
         }
     }
 
@@ -79,7 +83,7 @@ impl Tail {
     /// The valid records behind the attested point are written once more, as they are: if their sync failed in an
     /// earlier process, the page cache may hold them as clean although they never reached the disk, and a sync
     /// alone would pass over them.
-    pub(super) fn settle(&mut self, bytes: &[u8], last: LogId) -> Result<(), WalError> {
+    pub(super) fn settle(&mut self, bytes: &[u8]) -> Result<(), WalError> {
         let range = usize::try_from(self.synced).ok().zip(usize::try_from(self.written).ok());
         let again = range.and_then(|(from, to)| bytes.get(from..to)).unwrap_or_default();
         if mutant!("double-recovery") {
@@ -93,7 +97,7 @@ impl Tail {
         }
         self.sync()?;
         if self.has_room(0) {
-            self.put_mark(last);
+            self.put_mark();
             self.sync()?;
         }
         Ok(())
@@ -114,29 +118,37 @@ impl Tail {
         HEADER_BYTES + bytes + 2 * MARK_BYTES
     }
 
-    pub(super) fn put_entry(&mut self, entry: &Entry, last: LogId) -> Result<(), WalError> {
-        self.open_group(last);
+    /// Where the log stands behind all that was put.
+    pub(super) fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    pub(super) fn put_entry(&mut self, entry: &Entry) -> Result<(), WalError> {
+        self.open_group();
         self.chain = format::put_entry(&mut self.buffer, self.chain, entry);
+        self.standing.push(entry);
         if self.buffer.len() >= BUFFER_BYTES_MAX { self.write() } else { Ok(()) }
     }
 
-    pub(super) fn put_hard_state(&mut self, hard_state: HardState, last: LogId) {
-        self.open_group(last);
-        self.chain = format::put_hard_state_record(&mut self.buffer, self.chain, hard_state, last.index);
+    pub(super) fn put_hard_state(&mut self, hard_state: HardState) {
+        self.open_group();
+        let last = self.standing.last.index;
+        self.chain = format::put_hard_state_record(&mut self.buffer, self.chain, hard_state, last);
+        self.standing.hard_state = hard_state;
     }
 
     /// Before a record is put: begins a group with a mark, if there is anything to tell.
-    fn open_group(&mut self, last: LogId) {
+    fn open_group(&mut self) {
         if self.unattested && self.position() == self.synced {
-            self.put_mark(last);
+            self.put_mark();
         }
         self.unattested = true;
     }
 
-    fn put_mark(&mut self, last: LogId) {
-        let mark = Mark { attested: self.synced, openings: self.openings };
+    fn put_mark(&mut self) {
+        let mark = Mark { attested: self.synced, openings: self.openings, standing: self.standing };
         let at = self.position();
-        self.chain = format::put_mark(&mut self.buffer, self.chain, mark, last, self.salt, at);
+        self.chain = format::put_mark(&mut self.buffer, self.chain, mark, self.salt, at);
         self.unattested = false;
     }
 
@@ -164,10 +176,10 @@ impl Tail {
     }
 
     /// Sets a mark that tells of all that is synced, unless the last one does or there is no room.
-    pub(super) fn attest(&mut self, last: LogId) -> Result<(), WalError> {
+    pub(super) fn attest(&mut self) -> Result<(), WalError> {
         self.sync()?;
         if self.unattested && self.position() + MARK_BYTES <= self.capacity {
-            self.put_mark(last);
+            self.put_mark();
             self.sync()?;
         }
         Ok(())

@@ -60,7 +60,14 @@ fn what_was_synced_comes_back() {
     drop(wal);
     let (_, recovered) = case.open();
     let entries = [first, vec![entry(2, 4, 7)]].concat();
-    let expected = Recovered { hard_state: vote(2, 1), prev: LogId::ZERO, entries, torn_bytes: 0 };
+    let expected = Recovered {
+        hard_state: vote(2, 1),
+        prev: LogId::ZERO,
+        entries,
+        torn_bytes: 0,
+        damage: None,
+        fault: None,
+    };
     assert_eq!(recovered, expected);
     let (_, again) = case.open();
     assert_eq!(again, expected);
@@ -135,7 +142,14 @@ fn a_reset_log_begins_after_the_snapshot_and_keeps_the_vote() {
     let entries = vec![entry(4, 1001, 5)];
     assert_eq!(
         recovered,
-        Recovered { hard_state: vote(4, 2), prev: LogId::new(4, 1000), entries, torn_bytes: 0 }
+        Recovered {
+            hard_state: vote(4, 2),
+            prev: LogId::new(4, 1000),
+            entries,
+            torn_bytes: 0,
+            damage: None,
+            fault: None
+        }
     );
 }
 
@@ -182,7 +196,7 @@ fn format_version_1_is_written_and_read() {
     let fixture: &[u8] = include_bytes!("../../testdata/wal/v1.wal");
     let entries = [entry(1, 1, 0), entry(1, 2, 1), entry(2, 3, 20)];
     let case = Case::new();
-    let options = WalOptions { segment_bytes: 900, recycled_max: 0 };
+    let options = WalOptions { segment_bytes: 1000, recycled_max: 0 };
     let mut wal = Wal::create(disk(), &case.dir, IDENTITY, options).unwrap();
     wal.append(Some(vote(2, 3)), &entries).unwrap();
     wal.attest().unwrap();
@@ -195,12 +209,20 @@ fn format_version_1_is_written_and_read() {
     std::fs::create_dir(&case.dir).unwrap();
     std::fs::write(case.dir.join(NAME), fixture).unwrap();
     let (_, recovered) = case.open();
-    let expected =
-        Recovered { hard_state: vote(2, 3), prev: LogId::ZERO, entries: entries.to_vec(), torn_bytes: 0 };
+    let expected = Recovered {
+        hard_state: vote(2, 3),
+        prev: LogId::ZERO,
+        entries: entries.to_vec(),
+        torn_bytes: 0,
+        damage: None,
+        fault: None,
+    };
     assert_eq!(recovered, expected);
 
     let mut newer = fixture.to_vec();
     newer[8] = 2;
+    let crc = crc32c::crc32c(&newer[..508]);
+    newer[508..512].copy_from_slice(&crc.to_le_bytes());
     std::fs::write(case.dir.join(NAME), newer).unwrap();
     let error = Wal::open(disk(), &case.dir, IDENTITY, SMALL).unwrap_err();
     assert!(matches!(error, WalError::UnknownFormat { found: 2, .. }), "{error}");

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use raft::core::{
-    Boot, Config, Configuration, Entry, HardState, Index, LogId, Message, NodeId, Payload, Raft, Ready,
-    ReadyNumber, SnapshotMeta,
+    Boot, Config, Configuration, Damage, Entry, HardState, Index, LogId, Message, NodeId, Payload, Raft,
+    Ready, ReadyNumber, SnapshotMeta,
 };
 
 /// A small generator, so that a schedule is a pure function of its seed.
@@ -81,9 +81,30 @@ pub(crate) struct Disk {
     pub(crate) prev: LogId,
     pub(crate) entries: Vec<Entry>,
     pub(crate) checkpoint: Machine,
+    /// Damage took entries up to here, and they have not come back.
+    pub(crate) lost: Option<LogId>,
+    /// The longest lease of any configuration that ever was in the log.
+    pub(crate) lease_ms: u32,
 }
 
 impl Disk {
+    /// The entries from `from` on become unreadable. As the real log does it: a mark tells how far it had come, and
+    /// the state goes before the log.
+    pub(crate) fn damage(&mut self, from: Index) {
+        self.lost = self.lost.max(Some(self.last()));
+        self.entries.retain(|entry| entry.index < from);
+        if self.last().index < self.checkpoint.last.index.max(self.prev.index) {
+            self.prev = self.checkpoint.last;
+            self.entries.clear();
+        }
+        self.forget_what_is_back();
+    }
+
+    fn forget_what_is_back(&mut self) {
+        let last = self.last();
+        self.lost = self.lost.filter(|lost| last < *lost);
+    }
+
     pub(crate) fn last(&self) -> LogId {
         self.entries.last().map_or(self.prev, Entry::log_id)
     }
@@ -103,12 +124,19 @@ impl Disk {
         self.entries.retain(|entry| entry.index < first.index);
         assert_eq!(first.index, self.last().index.next(), "a gap on disk");
         self.entries.extend_from_slice(entries);
+        self.forget_what_is_back();
+        for entry in entries {
+            if let Payload::Configuration(Configuration { lease: Some(lease), .. }) = &entry.payload {
+                self.lease_ms = self.lease_ms.max(lease.duration_ms);
+            }
+        }
     }
 
     fn install(&mut self, machine: &Machine) {
         self.prev = machine.last;
         self.entries.clear();
         self.checkpoint = machine.clone();
+        self.forget_what_is_back();
     }
 
     /// Drops entries that the checkpoint holds.
@@ -155,6 +183,8 @@ impl Node {
             prev: LogId::ZERO,
             entries: Vec::new(),
             checkpoint: machine.clone(),
+            lost: None,
+            lease_ms: 0,
         };
         let mut node = Self {
             id: config.id,
@@ -181,6 +211,7 @@ impl Node {
             entries: disk.entries.clone(),
             applied: disk.checkpoint.last,
             configuration: disk.checkpoint.configuration.clone(),
+            damage: disk.lost.map(|last| Damage { last, lease_ms: disk.lease_ms }),
         };
         self.config.seed = self.config.seed.wrapping_add(1);
         self.raft = Some(Raft::new(self.config.clone(), boot).expect("what is on disk fits together"));

@@ -134,7 +134,7 @@ impl World {
     fn boot(&self, id: u64, hard_state: HardState, log: Vec<Entry>) -> Raft {
         let configuration = Configuration::of_voters(self.voters.iter().copied().map(NodeId));
         let (prev, applied) = (LogId::ZERO, LogId::ZERO);
-        let boot = Boot { hard_state, prev, entries: log, applied, configuration };
+        let boot = Boot { hard_state, prev, entries: log, applied, configuration, damage: None };
         let mut raft = Raft::new(self.config(id), boot).expect("what is on disk fits together");
         raft.forget_the_way();
         raft

@@ -41,16 +41,18 @@ pub(crate) fn body(body: &MessageBody) -> String {
             format!("{name} prev={prev} commit={commit} [{}]", entries(carried))
         }
         MessageBody::AppendAccepted { matched } => format!("{name} matched={matched}"),
-        MessageBody::AppendRejected { prev_index, hint } => {
-            format!("{name} prev_index={prev_index} hint={hint}")
+        MessageBody::AppendRejected { prev_index, hint, damaged } => {
+            let lost = if *damaged { " damaged" } else { "" };
+            format!("{name} prev_index={prev_index} hint={hint}{lost}")
         }
         MessageBody::Heartbeat { commit, round, lease } => {
             let asks = if *lease { " lease" } else { "" };
             format!("{name} commit={commit} round={round}{asks}")
         }
-        MessageBody::HeartbeatResponse { round, leased } => {
+        MessageBody::HeartbeatResponse { round, leased, damaged } => {
             let promises = if *leased { " leased" } else { "" };
-            format!("{name} round={round}{promises}")
+            let lost = if *damaged { " damaged" } else { "" };
+            format!("{name} round={round}{promises}{lost}")
         }
         MessageBody::InstallSnapshot { meta } => format!("{name} last={}", meta.last),
         // The number of the question is a random one.
@@ -61,6 +63,7 @@ pub(crate) fn body(body: &MessageBody) -> String {
         | MessageBody::StateCondemned { .. } => name.to_owned(),
         MessageBody::ReadIndexResponse { index: Some(index), .. } => format!("{name} index={index}"),
         MessageBody::ReadIndexResponse { index: None, .. } => format!("{name} unknown"),
+        MessageBody::SnapshotWanted { at_least } => format!("{name} at_least={at_least}"),
     }
 }
 
@@ -132,6 +135,8 @@ fn happened(event: &Event) -> String {
         }
         Event::TransferBegan { to } => format!("begins to hand over to {to}"),
         Event::TransferFailed { to } => format!("could not hand over to {to}"),
+        Event::Damaged { last } => format!("lost entries up to {last}"),
+        Event::Repaired { last } => format!("has made good what it lost, with {last}"),
         Event::SnapshotAccepted { meta } => format!("accepts snapshot {}", meta.last),
     }
 }

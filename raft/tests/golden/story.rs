@@ -89,6 +89,7 @@ impl Story {
     /// - `cut N` (off all others), `split A,B` (these off the others), `cut_link A B` (one direction), `heal`
     /// - `slow N`, `prompt N`: its disk answers only to `persist`, or by itself
     /// - `crash N`, `restart N`, `save N` (what it applied survives), `compact N index`, `unreachable A B`
+    /// - `damage N index`: its log loses the entries from there on; only while it is down
     /// - `snapshot A B ok|fail`: ends a transfer; `send_snapshot A B`: begins one nobody asked for
     /// - `status N`, `log N`
     pub(crate) fn run(&mut self, command: &str) -> String {
@@ -243,6 +244,11 @@ impl Story {
             ("prompt", []) => _ = self.slow.remove(&id),
             ("crash", []) => self.node(id).crash(0, None),
             ("restart", []) => self.node(id).restart(),
+            ("damage", [index]) => {
+                let node = self.node(id);
+                assert!(node.raft.is_none(), "a disk is damaged while {id} is down");
+                node.disk.damage(Index(number(index)));
+            }
             ("save", []) => {
                 let node = self.node(id);
                 node.disk.checkpoint = node.machine.clone();

@@ -188,6 +188,8 @@ fn core_event(f: &mut fmt::Formatter<'_>, event: &CoreEvent) -> fmt::Result {
         }
         CoreEvent::TransferBegan { to } => write!(f, "hands the leadership over to {to}"),
         CoreEvent::TransferFailed { to } => write!(f, "could not hand the leadership over to {to}"),
+        CoreEvent::Damaged { last } => write!(f, "its log has lost entries up to {last}"),
+        CoreEvent::Repaired { last } => write!(f, "its log has made good what it lost, with {last}"),
         CoreEvent::SnapshotAccepted { meta } => write!(f, "snapshot accepted, last={}", meta.last),
     }
 }

@@ -8,3 +8,4 @@ mod snapshot;
 mod wal_crash;
 mod wal_damage;
 mod wal_model;
+mod wal_repair;

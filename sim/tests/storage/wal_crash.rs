@@ -110,7 +110,7 @@ fn appends_in_one_segment() {
 /// Segments so full that there is no room for a record, or for a mark, or for anything.
 #[test]
 fn full_segments() {
-    for size in [340, 366, 380, 389] {
+    for size in [264, 290, 304, 313] {
         enumerate(&[append(1, size), Op::Sync, Op::Attest, append(1, 0), Op::Attest], TINY);
     }
 }

@@ -1,16 +1,20 @@
-//! The log with damage: what was durable is never cut in silence, and what was not never stops a node.
+//! The log with damage: what was durable is never cut in silence, and what was not never stops a node. What becomes of
+//! a log that lost something is in `wal_repair`.
 
 use std::path::{Path, PathBuf};
 
-use raft::core::Entry;
-use raft::wal::{Recovered, WalError};
+use raft::core::{Entry, LogId};
+use raft::wal::{Fault, Recovered, WalError, WalOptions};
 use raftkv_sim::disk::SimDisk;
 
 use crate::model::{Model, Op, TINY, append, create, cut, dir, new_disk, open, shared, vote};
 
 const HEADER_BYTES: u64 = 512;
 /// A mark with its record.
-const MARK_BYTES: u64 = 49;
+const MARK_BYTES: u64 = 87;
+
+/// All that these tests write at once fits into one segment.
+const ROOMY: WalOptions = WalOptions { segment_bytes: 4096, ..TINY };
 
 /// A log that was closed well, and what it holds.
 fn closed(script: &[Op]) -> (SimDisk, Model) {
@@ -38,14 +42,37 @@ fn try_open(disk: &SimDisk) -> Result<Recovered, WalError> {
     open(shared(disk), &dir(), TINY).map(|(_, recovered)| recovered)
 }
 
+/// Opens a log in which damage must be found.
+fn find_damage(disk: &SimDisk) -> (Recovered, Fault) {
+    let recovered = try_open(disk).unwrap();
+    let fault = recovered.fault.clone().unwrap_or_else(|| panic!("nothing was found: {recovered:?}"));
+    (recovered, fault)
+}
+
+fn last(recovered: &Recovered) -> LogId {
+    recovered.entries.last().map_or(recovered.prev, Entry::log_id)
+}
+
+/// What damage left is a beginning of what was there, or of what was there before a cut. The vote is never lost, and how
+/// far the log had come is known exactly.
+fn check_left(recovered: &Recovered, model: &Model, context: &str) {
+    let now = model.now();
+    assert_eq!(recovered.hard_state, now.hard_state, "{context}: the vote");
+    let whole = now.entries.iter().map(Entry::log_id);
+    let differs = recovered.entries.iter().map(Entry::log_id).zip(whole).find(|(left, whole)| left != whole);
+    assert!(differs.is_none_or(|(left, whole)| left.term < whole.term), "{context}: {differs:?}");
+    let lost = (last(recovered) < now.last()).then(|| now.last());
+    assert_eq!(recovered.damage.map(|damage| damage.last), lost, "{context}: {recovered:?}");
+}
+
 /// Where the last record of a segment ends: behind it are only zeros in these tests.
 fn end_of(disk: &SimDisk, path: &Path) -> u64 {
     let content = disk.content(path).unwrap();
     content.iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64 + 1)
 }
 
-/// Every byte of a small log is flipped. Either the log does not open, and says which file is damaged and where, or
-/// it holds exactly what it held.
+/// Every byte of a small log is flipped. Either the log says which file is damaged and where, and how far it had come,
+/// or it holds exactly what it held.
 #[test]
 fn a_flipped_byte_below_the_attested_point_is_damage() {
     let (disk, model) = closed(&[vote(), append(4, 60), Op::Sync, cut(1, 3, 70), vote(), append(1, 1)]);
@@ -60,17 +87,19 @@ fn a_flipped_byte_below_the_attested_point_is_damage() {
             for mask in [0x01, 0xff] {
                 let image = disk.durable_image();
                 flip(&image, path, at, mask);
-                match try_open(&image) {
-                    Ok(recovered) => {
-                        assert!(at >= attested, "{} at {at} was durable", path.display());
-                        model.check(&recovered, "a flipped byte that matters to nobody");
-                    }
-                    Err(WalError::Corrupt { path: named, offset, .. }) => {
-                        assert!(named == *path && offset <= at, "{} at {offset}", named.display());
-                    }
-                    Err(WalError::UnknownFormat { path: named, .. }) => assert_eq!(named, *path),
-                    Err(other) => panic!("{} at {at}: {other}", path.display()),
-                }
+                let context = format!("{} at {at}", path.display());
+                let recovered = try_open(&image).unwrap_or_else(|error| panic!("{context}: {error}"));
+                let Some(Fault { path: named, offset, .. }) = &recovered.fault else {
+                    assert!(at >= attested, "{context} was durable");
+                    model.check(&recovered, "a flipped byte that matters to nobody");
+                    continue;
+                };
+                assert!(
+                    named == path && *offset <= at,
+                    "{context}, but named {} at {offset}",
+                    named.display()
+                );
+                check_left(&recovered, &model, &context);
             }
         }
     }
@@ -79,14 +108,15 @@ fn a_flipped_byte_below_the_attested_point_is_damage() {
 /// A segment with a successor was durable as a whole: its entries are never cut.
 #[test]
 fn damage_in_an_older_segment_is_never_a_torn_tail() {
-    let (disk, _) = closed(&[append(12, 100)]);
+    let (disk, model) = closed(&[append(12, 100)]);
     let paths = segments(&disk);
     assert!(paths.len() >= 3, "{paths:?}");
     for path in &paths[..paths.len() - 1] {
         let image = disk.durable_image();
         flip(&image, path, end_of(&disk, path) - 1, 1);
-        let error = try_open(&image).unwrap_err();
-        assert!(matches!(&error, WalError::Corrupt { path: named, .. } if named == path), "{error}");
+        let (recovered, fault) = find_damage(&image);
+        assert_eq!(fault.path, *path);
+        check_left(&recovered, &model, "an older segment");
     }
 }
 
@@ -94,7 +124,7 @@ fn damage_in_an_older_segment_is_never_a_torn_tail() {
 #[test]
 fn a_torn_tail_is_cut() {
     let disk = new_disk(1);
-    let mut wal = create(shared(&disk), &dir(), TINY).unwrap();
+    let mut wal = create(shared(&disk), &dir(), ROOMY).unwrap();
     let mut model = Model::new();
     for op in [vote(), append(2, 60), Op::Sync] {
         model.apply(&mut wal, &op).unwrap();
@@ -188,7 +218,7 @@ fn records_behind_a_cut_never_come_back() {
 /// index, and neither does a whole segment.
 #[test]
 fn a_record_in_the_wrong_place_does_not_pass() {
-    let (disk, _) = closed(&[append(6, 20)]);
+    let (disk, model) = closed(&[append(6, 20)]);
     let path = segments(&disk).pop().unwrap();
     let content = disk.content(&path).unwrap();
     let record = |i: u64| HEADER_BYTES + i * 45;
@@ -197,8 +227,9 @@ fn a_record_in_the_wrong_place_does_not_pass() {
             let bytes = &content[record(from) as usize..record(from + 1) as usize];
             let image = disk.durable_image();
             image.damage(&path, record(to), bytes).unwrap();
-            let error = try_open(&image).unwrap_err();
-            assert!(matches!(error, WalError::Corrupt { offset, .. } if offset == record(to)), "{error}");
+            let (recovered, fault) = find_damage(&image);
+            assert_eq!(fault.offset, record(to), "{}", fault.reason);
+            assert_eq!(recovered.entries[..], model.now().entries[..to as usize]);
         }
     }
 
@@ -206,9 +237,9 @@ fn a_record_in_the_wrong_place_does_not_pass() {
     let paths = segments(&disk);
     let image = disk.durable_image();
     image.damage(&paths[0], 0, &disk.content(&paths[1]).unwrap()).unwrap();
-    let error = try_open(&image).unwrap_err();
-    assert!(matches!(&error, WalError::Corrupt { path, .. } if *path == paths[0]), "{error}");
-    let text = error.to_string();
+    let (recovered, fault) = find_damage(&image);
+    assert!(recovered.entries.is_empty(), "{recovered:?}");
+    let text = WalError::from(fault).to_string();
     assert!(text.contains("segment 2") && text.contains(&paths[0].display().to_string()), "{text}");
 }
 
@@ -231,8 +262,8 @@ fn a_lost_write_below_the_attested_point_is_damage() {
     let start = end_of_content(&before);
     let image = disk.durable_image();
     image.damage(&path, start, &before[start as usize..middle as usize]).unwrap();
-    let error = try_open(&image).unwrap_err();
-    assert!(matches!(error, WalError::Corrupt { offset, .. } if offset == start), "{error}");
+    let (recovered, fault) = find_damage(&image);
+    assert_eq!((fault.offset, recovered.entries.len()), (start, 1), "{}", fault.reason);
 }
 
 fn end_of_content(content: &[u8]) -> u64 {
@@ -243,7 +274,7 @@ fn end_of_content(content: &[u8]) -> u64 {
 #[test]
 fn each_group_attests_the_one_before() {
     let disk = new_disk(1);
-    let mut wal = create(shared(&disk), &dir(), TINY).unwrap();
+    let mut wal = create(shared(&disk), &dir(), ROOMY).unwrap();
     let mut model = Model::new();
     let mut ends = vec![HEADER_BYTES];
     for _ in 0..4 {
@@ -256,13 +287,13 @@ fn each_group_attests_the_one_before() {
     for at in HEADER_BYTES..*ends.last().unwrap() {
         let image = disk.durable_image();
         flip(&image, &path, at, 0x10);
-        let result = try_open(&image);
+        let recovered = try_open(&image).unwrap();
         // A group's own mark tells of those before it.
         if at < last_group {
-            assert!(matches!(result, Err(WalError::Corrupt { .. })), "at {at}: {result:?}");
+            assert!(recovered.fault.is_some(), "at {at}: {recovered:?}");
+            check_left(&recovered, &model, &format!("at {at}"));
         } else {
-            let entries: Vec<Entry> = result.unwrap().entries;
-            assert_eq!(entries, model.now().entries[..3], "at {at}");
+            assert_eq!(recovered.entries, model.now().entries[..3], "at {at}");
         }
     }
 }

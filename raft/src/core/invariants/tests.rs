@@ -24,6 +24,7 @@ fn follower() -> Raft {
         entries: Vec::new(),
         applied: LogId::ZERO,
         configuration: Configuration::of_voters([1, 2, 3].map(NodeId)),
+        damage: None,
     };
     Raft::new(config, boot).unwrap()
 }
