@@ -1,5 +1,7 @@
 //! Whole nodes in one process, on real sockets and files.
 
+#[path = "cluster/divergence.rs"]
+mod divergence;
 #[path = "cluster/harness.rs"]
 mod harness;
 #[path = "cluster/leadership.rs"]

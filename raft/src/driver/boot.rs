@@ -27,6 +27,7 @@ use crate::transport::{IncomingReceiver, Transport, TransportConfig};
 use crate::wal::{Fault, Recovered, Wal, WalError, WalIdentity};
 
 use super::apply_lane::ApplyLane;
+use super::divergence::Divergence;
 use super::event_loop::{EventLoop, Inputs, Parts, State};
 use super::handle::{Leadership, Outside, RaftHandle};
 use super::log_lane::LogLane;
@@ -337,6 +338,7 @@ fn run<S: StateMachine>(
         watch::channel(Leadership { term: raft.hard_state().term, ..Leadership::default() });
     let (stopped_in, stopped) = watch::channel(None);
     let state = State::new(machine.applied().last, wal.stats());
+    let divergence = Divergence::new(machine.hash_trail(), options.compare_ticks);
     let (membership_in, membership) = watch::channel(membership::at_boot(&raft));
     let parts = Parts {
         raft,
@@ -353,6 +355,7 @@ fn run<S: StateMachine>(
         leadership: leadership_in,
         membership: membership_in,
         state,
+        divergence,
     };
     let handle = RaftHandle {
         id: options.core.id,

@@ -22,6 +22,7 @@ use crate::transport::{Incoming, IncomingReceiver, Transport};
 use crate::wal::WalStats;
 
 use super::apply_lane::{ApplyLane, Waiter};
+use super::divergence::Divergence;
 use super::handle::{Leadership, ProposeError, ReadError, ReadWaiter, Request, StopReason};
 use super::handover::HandOvers;
 use super::log_lane::{LogLane, LogWork};
@@ -93,6 +94,7 @@ pub(super) struct EventLoop<S: StateMachine> {
     pub(super) leadership: watch::Sender<Leadership>,
     pub(super) membership: watch::Sender<Membership>,
     pub(super) state: State,
+    pub(super) divergence: Divergence,
     pub(super) changes: Changes,
     pub(super) hand_overs: HandOvers,
     /// How many ticks are left until this node, which was removed, stops.
@@ -154,12 +156,13 @@ pub(super) struct Parts<S: StateMachine> {
     pub(super) leadership: watch::Sender<Leadership>,
     pub(super) membership: watch::Sender<Membership>,
     pub(super) state: State,
+    pub(super) divergence: Divergence,
 }
 
 impl<S: StateMachine> EventLoop<S> {
     pub(super) fn new(options: NodeOptions, parts: Parts<S>) -> Self {
         let Parts { raft, transport, log, apply, snapshots, clock, addresses, .. } = parts;
-        let Parts { leadership, membership, state, .. } = parts;
+        let Parts { leadership, membership, state, divergence, .. } = parts;
         let (id, patience) = (options.core.id, options.core.election_timeout_ticks);
         Self {
             raft,
@@ -175,6 +178,7 @@ impl<S: StateMachine> EventLoop<S> {
             leadership,
             membership,
             state,
+            divergence,
             changes: Changes::new(patience),
             hand_overs: HandOvers::new(id, patience),
             removed_ticks_left: None,
@@ -275,6 +279,7 @@ impl<S: StateMachine> EventLoop<S> {
         self.changes.tick(self.raft.role() == RoleName::Leader);
         self.hand_overs.tick();
         self.tick_membership();
+        self.compare_states();
         if self.state.unattested && self.owed.is_empty() {
             self.state.unattested = false;
             self.log.submit(LogWork::Attest);
@@ -372,6 +377,7 @@ impl<S: StateMachine> EventLoop<S> {
 
     fn on_incoming(&mut self, incoming: Incoming) {
         match incoming {
+            Incoming::Message(message) if message.body.is_about_states() => self.on_states(message),
             Incoming::Message(Message { from, body: MessageBody::SnapshotWanted { at_least }, .. }) => {
                 self.help(from, at_least);
             }
@@ -637,6 +643,8 @@ impl<S: StateMachine> EventLoop<S> {
             wal_segments: self.state.wal.segments as u64,
             snapshot: self.snapshots.newest(),
             checkpoint: self.state.checkpoint,
+            agreed: self.divergence.agreed(self.options.core.id, self.raft.configuration()),
+            diverged: self.divergence.found(),
         }
     }
 }

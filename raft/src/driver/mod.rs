@@ -9,6 +9,7 @@
 //! | `log_lane.rs` | the write side of the log: group commit |
 //! | `apply_lane.rs` | the state machine: apply, checkpoints, snapshots, install |
 //! | `snapshots.rs` | when a snapshot file is due, and who waits for one |
+//! | `divergence.rs` | whether all nodes make the same of the log |
 //! | `waiters.rs` | who waits for which proposal or read |
 //! | `membership.rs` | who waits for a change of membership, and whom the transport must reach meanwhile |
 //! | `handover.rs` | who waits for a hand-over of the leadership; the stop of a leader |
@@ -19,6 +20,7 @@
 
 mod apply_lane;
 mod boot;
+mod divergence;
 mod event_loop;
 mod events;
 mod handle;

@@ -83,6 +83,8 @@ pub struct NodeOptions {
     pub scrub_bytes_per_second: u64,
     /// How much of the applied log is kept in memory for followers that lag; those further behind get a snapshot.
     pub retain_log_bytes: u64,
+    /// How often a leader compares the hashes of the states, in ticks; 0: never.
+    pub compare_ticks: u32,
     /// Sees what happens.
     pub observer: Option<Arc<dyn Observer>>,
 }
@@ -118,6 +120,7 @@ impl NodeOptions {
             snapshot_log_bytes: 256 * MIB,
             scrub_bytes_per_second: MIB,
             retain_log_bytes: 64 * MIB,
+            compare_ticks: 100,
             observer: None,
         }
     }

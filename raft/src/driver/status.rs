@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{Configuration, LogId, NodeId, Status};
+use crate::core::{Configuration, Index, LogId, NodeId, Status};
 
 /// A node's state at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,4 +21,8 @@ pub struct NodeStatus {
     pub snapshot: Option<(LogId, u64)>,
     /// The last entry that the state machine's store holds durably.
     pub checkpoint: LogId,
+    /// On a leader: up to where all members are known to have the same state.
+    pub agreed: Index,
+    /// The first entry at which this node's state was found to differ from another's.
+    pub diverged: Option<Index>,
 }
