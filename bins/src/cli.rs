@@ -1,6 +1,7 @@
 //! The command line.
 
 mod member;
+mod snapshot;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +14,8 @@ pub(crate) use member::{
     AddArgs, ChangeArgs, LeaderArgs, LeaderCommand, LeaseArgs, LeaseCommand, ListArgs, MemberArgs,
     MemberCommand, OneArgs, PromoteArgs, ReplaceArgs, UpdateArgs,
 };
+
+pub(crate) use snapshot::{RestoreArgs, SaveArgs, SnapshotArgs, SnapshotCommand, SnapshotStatusArgs};
 
 /// The client addresses of the cluster that `raftkv local` starts.
 pub(crate) const DEFAULT_ENDPOINTS: &str = "127.0.0.1:23800,127.0.0.1:23810,127.0.0.1:23820";
@@ -57,6 +60,8 @@ pub(crate) enum Command {
     Lease(LeaseArgs),
     /// Look at the files of a node's log
     Wal(WalArgs),
+    /// Save, verify and restore backups
+    Snapshot(SnapshotArgs),
     /// Measure throughput and latency
     Bench(BenchArgs),
 }
@@ -76,6 +81,7 @@ impl Command {
             Self::Member(args) => Some(args.command.client_args()),
             Self::Leader(args) => Some(args.command.client_args()),
             Self::Lease(args) => Some(args.command.client_args()),
+            Self::Snapshot(args) => args.command.client_args(),
             Self::Bench(args) => Some(&args.client),
         }
     }
@@ -408,6 +414,9 @@ mod tests {
             "raftkv leader transfer x",
             "raftkv lease on --duration-ms 1",
             "raftkv lease on --drift-ppm 1000000",
+            "raftkv snapshot save",
+            "raftkv snapshot restore f",
+            "raftkv snapshot restore f --data-dir d --bump-revision -1",
         ];
         for line in lines {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();

@@ -11,6 +11,7 @@ mod json;
 mod local;
 mod member;
 mod serve;
+mod snapshot;
 mod status;
 mod wal;
 
@@ -80,6 +81,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Leader(args) => member::leader(args).await,
         Command::Lease(args) => member::lease(args).await,
         Command::Wal(args) => wal::wal(args),
+        Command::Snapshot(args) => snapshot::snapshot(args).await,
         Command::Bench(args) => bench::bench(args).await,
     }
 }

@@ -127,6 +127,8 @@ fn json(answers: &[Answer]) -> Value {
             "joining": r.joining,
             "lease": lease_json(r.lease),
             "transferring": r.transferring,
+            "agreed": r.agreed,
+            "diverged": r.diverged,
             "peers": r.peers.iter().map(peer).collect::<Value>(),
         }),
     };
@@ -162,6 +164,11 @@ fn table(answers: &[Answer]) -> String {
         });
     }
     let mut text = aligned(&rows);
+    for report in answers.iter().filter_map(|a| a.report.as_ref().ok()) {
+        if let Some(index) = report.diverged {
+            text.push_str(&format!("node {} found that states differ, first at entry {index}\n", report.id));
+        }
+    }
     for report in answers.iter().filter_map(|answer| answer.report.as_ref().ok()) {
         if let Some(index) = report.damaged {
             text.push_str(&format!(

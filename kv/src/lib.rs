@@ -1,5 +1,6 @@
 //! A replicated, multi-version key-value store.
 
+pub mod backup;
 pub mod client;
 pub mod command;
 pub mod dry_run;

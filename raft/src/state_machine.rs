@@ -4,9 +4,11 @@
 //! [`StateMachine::begin_checkpoint`] and [`StateMachine::begin_snapshot`] return: those run on a lane of their own
 //! while entries go on being applied, and must work from the cut that was taken when they were made.
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::core::{Configuration, Entry, LogId, SnapshotMeta};
+use crate::core::{Configuration, Entry, Index, LogId, SnapshotMeta};
 
 /// The state is beyond use here: the disk failed, or holds something that cannot be read. The node stops (rule 2).
 ///
@@ -76,4 +78,100 @@ pub trait StateMachine: Send + 'static {
     /// # Errors
     /// The store failed, or the snapshot does not hold what it should; the old state is then still in place.
     fn install(&mut self, meta: &SnapshotMeta, state: &mut dyn Read) -> Result<(), StateMachineError>;
+
+    /// The hashes of the state, if the state machine keeps any: then nodes compare them, and one whose state is not that
+    /// of a quorum stops. Asked for once, at the start.
+    fn hash_trail(&self) -> Option<Arc<HashTrail>> {
+        None
+    }
+
+    /// The state is wrong: sees to it, durably, that it is not found again when the state machine is next opened. The
+    /// node stops right after.
+    ///
+    /// # Errors
+    /// The store failed.
+    fn condemn(&mut self, _why: &str) -> Result<(), StateMachineError> {
+        Ok(())
+    }
+}
+
+/// How many entries back a trail remembers.
+const TRAIL_MAX: usize = 1 << 16;
+
+/// A hash that runs along the log, as it was after each of the last entries applied: of everything that was done up to
+/// there. Hashes that differ once must go on differing.
+#[derive(Debug, Default)]
+pub struct HashTrail {
+    hashes: Mutex<Hashes>,
+}
+
+#[derive(Debug, Default)]
+struct Hashes {
+    /// The index of the first.
+    first: u64,
+    values: VecDeque<u64>,
+}
+
+impl HashTrail {
+    fn lock(&self) -> MutexGuard<'_, Hashes> {
+        self.hashes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state is now that of `index`; what came before is not known.
+    pub fn reset(&self, index: Index, hash: u64) {
+        *self.lock() = Hashes { first: index.0, values: VecDeque::from([hash]) };
+    }
+
+    /// The next entry was applied.
+    pub fn record(&self, index: Index, hash: u64) {
+        let mut hashes = self.lock();
+        if hashes.values.is_empty() {
+            hashes.first = index.0;
+        }
+        let next = hashes.first + hashes.values.len() as u64;
+        assert_eq!(index.0, next, "the hash of entry {index} is recorded in the place of {next}");
+        if hashes.values.len() == TRAIL_MAX {
+            hashes.values.pop_front();
+            hashes.first += 1;
+        }
+        hashes.values.push_back(hash);
+    }
+
+    /// The hash after entry `index`, if it is remembered.
+    #[must_use]
+    pub fn at(&self, index: Index) -> Option<u64> {
+        self.lock().at(index.0)
+    }
+
+    /// Some of the hashes, in order: the newest, and others at doubling distances from it, down to the oldest.
+    pub(crate) fn newest(&self) -> Vec<(Index, u64)> {
+        let hashes = self.lock();
+        let Some(back) = (hashes.values.len() as u64).checked_sub(1) else { return Vec::new() };
+        let last = hashes.first + back;
+        let distances = (0..63).map(|power| (1_u64 << power) - 1).take_while(|distance| *distance < back);
+        let mut points: Vec<_> = distances.chain([back]).map(|distance| last - distance).collect();
+        points.reverse();
+        points.into_iter().filter_map(|at| Some((Index(at), hashes.at(at)?))).collect()
+    }
+
+    /// At most `max` hashes between two indexes, neither of them included, evenly apart, in order.
+    pub(crate) fn between(&self, from: Index, to: Index, max: usize) -> Vec<(Index, u64)> {
+        let hashes = self.lock();
+        let first = (from.0 + 1).max(hashes.first);
+        let count = to.0.saturating_sub(first);
+        let step = count.div_ceil(max as u64).max(1);
+        let mut indexes: Vec<u64> = (0..count.div_ceil(step)).map(|n| first + n * step).collect();
+        // The one right before the end closes the gap when all the others agree.
+        if let Some(last) = indexes.last_mut() {
+            *last = to.0 - 1;
+        }
+        indexes.into_iter().filter_map(|at| Some((Index(at), hashes.at(at)?))).collect()
+    }
+}
+
+impl Hashes {
+    fn at(&self, index: u64) -> Option<u64> {
+        let at = index.checked_sub(self.first)?;
+        self.values.get(usize::try_from(at).ok()?).copied()
+    }
 }

@@ -1,11 +1,15 @@
 //! Whole nodes in one process, on real sockets and files.
 
+#[path = "cluster/divergence.rs"]
+mod divergence;
 #[path = "cluster/harness.rs"]
 mod harness;
 #[path = "cluster/leadership.rs"]
 mod leadership;
 #[path = "cluster/membership.rs"]
 mod membership;
+#[path = "cluster/rebuild.rs"]
+mod rebuild;
 
 use std::path::Path;
 use std::sync::Arc;

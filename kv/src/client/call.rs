@@ -100,6 +100,11 @@ impl Directory {
         }
     }
 
+    /// All endpoints, those that were given first.
+    pub(super) fn endpoints(&self) -> std::collections::VecDeque<String> {
+        self.endpoints.iter().map(|endpoint| endpoint.to_string()).collect()
+    }
+
     /// The endpoint at this position, counted round.
     fn at(&self, position: usize) -> Option<Arc<str>> {
         self.endpoints.get(position.checked_rem(self.endpoints.len())?).cloned()
@@ -263,8 +268,18 @@ impl Inner {
 
     /// Asks one node, once, something that changes nothing.
     pub(super) async fn call_at(&self, endpoint: &str, body: RequestBody) -> Result<Reply, ClientError> {
-        let body = Arc::new(body);
         let deadline = self.clock.now() + self.options.request_timeout;
+        self.call_at_until(endpoint, body, deadline).await
+    }
+
+    /// As [`call_at`](Self::call_at), with another deadline.
+    pub(super) async fn call_at_until(
+        &self,
+        endpoint: &str,
+        body: RequestBody,
+        deadline: Monotonic,
+    ) -> Result<Reply, ClientError> {
+        let body = Arc::new(body);
         let endpoint: Arc<str> = Arc::from(endpoint);
         let reason = match self.attempt(&endpoint, body, deadline).await {
             Attempt::Answered(Outcome::Done(reply)) => return Ok(reply),

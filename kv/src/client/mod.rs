@@ -17,6 +17,7 @@
 //! The client works on the [`Clock`](raft::clock) and [`Net`](raft::net) seams and draws its jitter from a seed that
 //! is handed to it; the same code runs in the simulator. Deliberately absent: caching, and watches.
 
+mod backup;
 mod call;
 mod connection;
 mod membership;
@@ -39,6 +40,7 @@ use crate::wire::{Member, NodeReport, NotDone, Reply, RequestBody, Unknown};
 
 use call::{Directory, Kind};
 
+pub use backup::BackupStream;
 pub use membership::NewMember;
 pub use read::Consistency;
 pub use session::Session;
@@ -272,6 +274,12 @@ impl Client {
             Reply::Status(report) => Ok(*report),
             _ => Err(confused(endpoint)),
         }
+    }
+
+    /// What a client of long ago may still send.
+    #[cfg(test)]
+    pub(crate) async fn propose_for_tests(&self, body: CommandBody) -> Result<Response, ClientError> {
+        self.propose(body, Kind::Repeatable).await
     }
 
     /// Proposes a command body as it is; the answer is whatever the state machine answered, refusals included.

@@ -10,6 +10,7 @@
 //! | `connection.rs` | one client: requests in, answers out, many at a time |
 //! | `service.rs` | what is done with a request |
 //! | `membership.rs` | who is in the cluster; changes of that, and of who leads |
+//! | `backup.rs` | backups that are being read |
 //! | `cluster_time.rs` | the time that leaders stamp on commands |
 //! | `limits.rs` | what may be under way at most |
 //! | `node.rs` | everything about a node, started and stopped in order |
@@ -24,6 +25,7 @@
 //! one hop less for every later request, and one place less where an outcome can be lost. Of reads only the question
 //! for the index is forwarded, and that changes nothing.
 
+mod backup;
 mod cluster_time;
 mod connection;
 mod limits;

@@ -21,6 +21,7 @@ use crate::wire::{
 };
 
 use super::ServerOptions;
+use super::backup::Backups;
 use super::cluster_time::ClusterTime;
 use super::limits::{Permit, Quota};
 
@@ -35,7 +36,8 @@ pub(super) struct Service {
     /// Told when the store cannot be read: then the node must stop (rule 2).
     failed: watch::Sender<Option<String>>,
     /// Where ranges are read and directories are measured.
-    lane: Arc<dyn Lane>,
+    pub(super) lane: Arc<dyn Lane>,
+    pub(super) backups: Backups,
     proposals: Arc<Quota>,
     proposal_bytes: Arc<Quota>,
     reads: Arc<Quota>,
@@ -103,6 +105,7 @@ impl Service {
             stopping: AtomicBool::new(false),
             failed: watch::Sender::new(None),
             lane,
+            backups: Backups::default(),
             proposals: Quota::new("commands", limits.proposals_max),
             proposal_bytes: Quota::new("bytes of commands", limits.proposal_bytes_max),
             reads: Quota::new("reads", limits.reads_max),
@@ -140,6 +143,10 @@ impl Service {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
     /// Tells when and why the store failed.
     pub(super) fn failed(&self) -> watch::Receiver<Option<String>> {
         self.failed.subscribe()
@@ -164,6 +171,9 @@ impl Service {
             | RequestBody::ChangeMembers { .. }
             | RequestBody::AddMember { .. }
             | RequestBody::TransferLeader { .. } => self.lead(id, body),
+            RequestBody::BackupBegin | RequestBody::BackupRead { .. } | RequestBody::BackupEnd { .. } => {
+                self.back_up(id, body)
+            }
         };
         started
             .unwrap_or_else(|not_done| Started::Answered(Answer { id, outcome: Outcome::NotDone(not_done) }))
@@ -176,7 +186,7 @@ impl Service {
 
     /// The node, if it can begin something.
     pub(super) fn ready(&self) -> Result<&Attached, NotDone> {
-        if self.stopping.load(Ordering::Relaxed) {
+        if self.is_stopping() {
             return Err(NotDone::ShuttingDown);
         }
         self.node.get().ok_or(NotDone::NotLeader { leader: None })
@@ -334,6 +344,8 @@ fn tell_status(report: &mut NodeReport, status: NodeStatus, silent_ticks_max: u3
         status.snapshot.map_or((0, 0), |(last, bytes)| (last.index.0, bytes));
     report.checkpoint = status.checkpoint.index.0;
     (report.free_bytes, report.space) = (status.free_bytes, core.space);
+    report.agreed = status.agreed.0;
+    report.diverged = status.diverged.map(|index| index.0);
     let ids = |ids: &BTreeSet<NodeId>| ids.iter().map(|id| id.0).collect();
     let configuration = status.configuration;
     report.voters = ids(&configuration.voters);
@@ -365,7 +377,7 @@ fn over_limit(error: LimitError) -> NotDone {
 }
 
 /// Runs `job` on `lane`. `None` if the lane is gone before it is done.
-async fn on_lane<T: Send + 'static>(
+pub(super) async fn on_lane<T: Send + 'static>(
     lane: &Arc<dyn Lane>,
     job: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {

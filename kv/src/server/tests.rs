@@ -20,10 +20,11 @@ use crate::state_machine::{KvOptions, SessionLimits};
 use crate::store::{MemoryPlatter, StoreKind};
 use crate::testing::{TestNet, net};
 use crate::wire::{
-    Answer, ClientHello, FRAME_BYTES_MAX, FrameStream, NotDone, Outcome, ReadMode, Reply, Request,
-    RequestBody, ServerHello,
+    Answer, BackupBegun, ClientHello, FRAME_BYTES_MAX, FrameStream, NotDone, Outcome, ReadMode, Reply,
+    Request, RequestBody, ServerHello,
 };
 
+mod backup;
 mod membership;
 
 fn run<F: Future>(future: F) -> F::Output {

@@ -23,7 +23,7 @@ mod meta;
 mod range;
 mod reader;
 mod sessions;
-mod snapshot;
+pub(crate) mod snapshot;
 mod sweep;
 mod view;
 
@@ -35,7 +35,7 @@ use std::sync::Arc;
 
 use raft::core::{Entry, Index, LogId, Payload, SnapshotMeta};
 use raft::disk::SharedDisk;
-use raft::state_machine::{Applied, CheckpointJob, SnapshotJob, StateMachine, StateMachineError};
+use raft::state_machine::{Applied, CheckpointJob, HashTrail, SnapshotJob, StateMachine, StateMachineError};
 
 pub use range::ReadError;
 pub use reader::{KvReader, StoreStats};
@@ -82,6 +82,8 @@ pub struct KvStateMachine {
     sessions: Sessions,
     unsaved_bytes: u64,
     lost: Option<String>,
+    /// The hash chain as it was after each of the last entries.
+    trail: Arc<HashTrail>,
 }
 
 /// The state as an engine holds it.
@@ -123,6 +125,7 @@ impl KvStateMachine {
                 engine.write(vec![(rows::META.to_vec(), Some(Meta::default().encode()))])?;
                 engine.seal()?;
                 home.switch(&engine, LogId::ZERO)?;
+                home.absolve()?;
                 (engine, Loaded { meta: Meta::default(), sessions: BTreeMap::new() }, lost)
             }
         };
@@ -130,7 +133,10 @@ impl KvStateMachine {
         let engine = Arc::new(engine);
         let published = Published::of(&loaded.meta, loaded.sessions.len());
         let shared = Shared::new(published, Layers::over(engine.clone()));
+        let trail = Arc::new(HashTrail::default());
+        trail.reset(loaded.meta.applied.index, loaded.meta.chain.0);
         let machine = Self {
+            trail,
             home: Arc::new(home),
             shared: shared.clone(),
             sweep: Arc::new(Sweep::open(&*engine)?),
@@ -194,6 +200,9 @@ impl KvStateMachine {
         let stamp = if raft::mutant!("clock-apply") { local_clock_ms() } else { command.cluster_time_ms };
         let now = before.max(stamp);
         self.meta.cluster_time_ms = now;
+        if raft::mutant!("diverge") && index.0.is_multiple_of(17) && self.home.is_odd() {
+            self.meta.chain.word(17);
+        }
         self.meta.chain.word(now);
         self.sessions.time_passed(before, now);
         Ok(match command.body {
@@ -294,6 +303,7 @@ impl KvStateMachine {
         old.retire();
         self.sweep = Arc::new(Sweep::default());
         self.meta = loaded.meta;
+        self.trail.reset(self.meta.applied.index, self.meta.chain.0);
         self.sessions = Sessions::restore(self.limits, loaded.sessions);
         self.unsaved_bytes = 0;
         let replaced = {
@@ -327,6 +337,7 @@ impl StateMachine for KvStateMachine {
         let mut responses = Vec::with_capacity(entries.len());
         for entry in entries {
             responses.push(self.apply_entry(&layers, entry)?);
+            self.trail.record(entry.index, self.meta.chain.0);
         }
         self.shared.lock().published = self.published();
         Ok(responses)
@@ -376,6 +387,14 @@ impl StateMachine for KvStateMachine {
 
     fn install(&mut self, meta: &SnapshotMeta, state: &mut dyn Read) -> Result<(), StateMachineError> {
         Ok(self.install_inner(meta, state)?)
+    }
+
+    fn hash_trail(&self) -> Option<Arc<HashTrail>> {
+        Some(self.trail.clone())
+    }
+
+    fn condemn(&mut self, why: &str) -> Result<(), StateMachineError> {
+        Ok(self.home.condemn(why)?)
     }
 }
 

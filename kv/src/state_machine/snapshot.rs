@@ -103,32 +103,59 @@ impl Output<'_> {
 impl Cut {
     /// Writes the stream.
     pub(crate) fn write(&self, out: &mut dyn Write) -> Result<(), StoreError> {
+        let nothing = BTreeMap::new();
+        let sessions = if raft::mutant!("snap-sessions") { &nothing } else { &self.sessions };
+        let mut stream = Stream::begin(out, &self.meta, sessions)?;
+        for_each_version(&self.layers, (self.meta.compacted, self.meta.revision), |key, version| {
+            stream.row(&key, version)
+        })?;
+        stream.end()
+    }
+}
+
+/// Writes a stream: first the head, then row after row, then the end.
+pub(crate) struct Stream<'a> {
+    out: Output<'a>,
+    rows: u64,
+}
+
+impl<'a> Stream<'a> {
+    pub(crate) fn begin(
+        out: &'a mut dyn Write,
+        meta: &Meta,
+        sessions: &BTreeMap<SessionId, Arc<Session>>,
+    ) -> Result<Self, StoreError> {
         let mut out = Output { out, buffer: Vec::with_capacity(2 * BUFFER_BYTES), crc: 0 };
         out.put(MAGIC)?;
         out.put(&FORMAT.to_le_bytes())?;
         // The configuration is the label's, which every snapshot carries: the state of two nodes is the same
         // whether they have it from an entry, from an install, or from the beginning.
-        out.put_sized(&Meta { configuration: None, ..self.meta.clone() }.encode())?;
-        let nothing = BTreeMap::new();
-        let sessions = if raft::mutant!("snap-sessions") { &nothing } else { &self.sessions };
+        out.put_sized(&Meta { configuration: None, ..meta.clone() }.encode())?;
         out.put(&(sessions.len() as u64).to_le_bytes())?;
         for (id, session) in sessions {
             out.put(&id.0.to_le_bytes())?;
             out.put_sized(&session.encode())?;
         }
-        let mut count: u64 = 0;
-        for_each_version(&self.layers, (self.meta.compacted, self.meta.revision), |key, version| {
-            count += 1;
-            out.put(&[ROW])?;
-            out.put_sized(&key)?;
-            for number in [version.mod_revision, version.create_revision, version.version] {
-                out.put(&number.to_le_bytes())?;
-            }
-            out.put(&[u8::from(version.value.is_some())])?;
-            version.value.map_or(Ok(()), |value| out.put_sized(&value))
-        })?;
+        Ok(Self { out, rows: 0 })
+    }
+
+    /// The next row, in order.
+    pub(crate) fn row(&mut self, key: &[u8], version: Version) -> Result<(), StoreError> {
+        let out = &mut self.out;
+        self.rows += 1;
+        out.put(&[ROW])?;
+        out.put_sized(key)?;
+        for number in [version.mod_revision, version.create_revision, version.version] {
+            out.put(&number.to_le_bytes())?;
+        }
+        out.put(&[u8::from(version.value.is_some())])?;
+        version.value.map_or(Ok(()), |value| out.put_sized(&value))
+    }
+
+    pub(crate) fn end(mut self) -> Result<(), StoreError> {
+        let out = &mut self.out;
         out.put(&[END])?;
-        out.put(&count.to_le_bytes())?;
+        out.put(&self.rows.to_le_bytes())?;
         out.pass_on()?;
         let crc = out.crc;
         out.put(&crc.to_le_bytes())?;

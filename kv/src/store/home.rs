@@ -21,6 +21,8 @@ use super::engine::{Engine, StoreKind};
 
 const NAME: &str = "CURRENT";
 const STAGED: &str = "CURRENT.new";
+/// While a file of this name is there, the store is wrong. It holds the reason, for people.
+const CONDEMNED: &str = "CONDEMNED";
 const MAGIC: &[u8; 4] = b"rkvC";
 const FORMAT: u32 = 1;
 const LENGTH: usize = 4 + 4 + 8 + 8 + 8 + 4;
@@ -60,11 +62,16 @@ impl Home {
             disk.sync_dir(parent).map_err(context)?;
         }
         kind.prepare()?;
+        let condemned = disk.exists(&dir.join(CONDEMNED)).map_err(context)?;
         let nothing = Current { number: 0, durable: LogId::ZERO };
         let mut home = Self { disk, dir, kind, current: Mutex::new(nothing) };
         let engine = match home.read()? {
             None => Err(None),
             Some(Err(damage)) => Err(Some(damage)),
+            Some(Ok(current)) if condemned => {
+                home.current = Mutex::new(current);
+                Err(Some(format!("store.{} was found to differ from that of a quorum", current.number)))
+            }
             Some(Ok(current)) => {
                 home.current = Mutex::new(current);
                 let name = || format!("store.{} is missing or damaged", current.number);
@@ -112,6 +119,35 @@ impl Home {
     pub(crate) fn create(&self) -> Result<Engine, StoreError> {
         let last = self.kind.numbers()?.into_iter().max().unwrap_or(0);
         self.kind.create(last.max(self.current().number) + 1)
+    }
+
+    /// The store is wrong, and must not be opened again. Durable when this returns.
+    pub(crate) fn condemn(&self, why: &str) -> Result<(), StoreError> {
+        let path = self.dir.join(CONDEMNED);
+        let context = |error| StoreError::io(format!("write {}", path.display()), error);
+        if self.disk.exists(&path).map_err(context)? {
+            return self.disk.sync_dir(&self.dir).map_err(context);
+        }
+        let file = self.disk.open(&path, OpenMode::CreateNew).map_err(context)?;
+        file.write_at(why.as_bytes(), 0).map_err(context)?;
+        file.sync_data().map_err(context)?;
+        self.disk.sync_dir(&self.dir).map_err(context)
+    }
+
+    /// An empty store has taken the place of a wrong one.
+    pub(crate) fn absolve(&self) -> Result<(), StoreError> {
+        let path = self.dir.join(CONDEMNED);
+        let context = |error| StoreError::io(format!("remove {}", path.display()), error);
+        if self.disk.exists(&path).map_err(context)? {
+            self.disk.remove_file(&path).map_err(context)?;
+            self.disk.sync_dir(&self.dir).map_err(context)?;
+        }
+        Ok(())
+    }
+
+    /// Whether this is one node of a few, for a planted bug that only one node has.
+    pub(crate) fn is_odd(&self) -> bool {
+        self.dir.to_string_lossy().bytes().rev().find(u8::is_ascii_digit) == Some(b'2')
     }
 
     /// Makes this store, which is sealed, the current one.

@@ -14,6 +14,7 @@
 mod membership;
 mod stream;
 
+use bytes::Bytes;
 use raft::core::{Change, Lease, NodeId, RoleName, Space};
 use serde::{Deserialize, Serialize};
 
@@ -152,6 +153,20 @@ pub enum RequestBody {
         /// To whom; to whoever is best placed, if left out.
         to: Option<NodeId>,
     },
+    /// Make a backup to be read from this node. It holds everything that was acknowledged before.
+    BackupBegin,
+    /// Give a frame of the backup.
+    BackupRead {
+        /// Which backup: the number that it was begun with.
+        backup: u64,
+        /// Which frame, from 0.
+        frame: u64,
+    },
+    /// The backup is not needed any more. One that is not read for a while ends by itself.
+    BackupEnd {
+        /// Which one.
+        backup: u64,
+    },
 }
 
 /// Which state a read may see, and who may answer it.
@@ -205,6 +220,27 @@ pub enum Reply {
     Membership(Box<Membership>),
     /// Of [`RequestBody::TransferLeader`]: who leads now.
     Leader(NodeId),
+    /// Of [`RequestBody::BackupBegin`].
+    Backup(BackupBegun),
+    /// Of [`RequestBody::BackupRead`]: the frame as it stands in the file; empty behind the last one.
+    BackupFrame(Bytes),
+    /// Of [`RequestBody::BackupEnd`].
+    BackupEnded,
+}
+
+/// A backup that can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupBegun {
+    /// Its number on this node.
+    pub backup: u64,
+    /// The last entry in it.
+    pub index: u64,
+    /// That entry's term.
+    pub term: u64,
+    /// How many bytes it has.
+    pub bytes: u64,
+    /// How many frames.
+    pub frames: u64,
 }
 
 /// Why a request was not done.
@@ -342,6 +378,10 @@ pub struct NodeReport {
     pub lease: Option<Lease>,
     /// On a leader: to whom it is handing over.
     pub transferring: Option<u64>,
+    /// On a leader: up to where all members are known to have the same state.
+    pub agreed: u64,
+    /// The first index at which the node's state was found to differ from another's.
+    pub diverged: Option<u64>,
     /// On a leader: how far the others have come.
     pub peers: Vec<PeerReport>,
 }

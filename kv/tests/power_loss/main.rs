@@ -138,7 +138,7 @@ impl Harness {
         self.tally.images += 1;
         self.tally.in_recovery += u64::from(depth > 0);
         let deep = chance.below(4) == 0;
-        let nested = depth < 2 && chance.below(10) == 0;
+        let nested = depth < 3 && chance.below(10) == 0;
         if !nested {
             let judged = script.judge(&root, promised, deep);
             self.tally.failures.extend(judged.err().map(|why| format!("{what}: {why}")));
@@ -164,13 +164,15 @@ impl Harness {
 fn draw_loss(platter: &Platter, chance: &mut Chance) -> Loss {
     let pending = platter.pending();
     let call = |chance: &mut Chance| pending[chance.below(pending.len())];
-    match chance.below(if pending.is_empty() { 4 } else { 10 }) {
+    match chance.below(if pending.is_empty() { 6 } else { 12 }) {
         0 => Loss::All,
         1 => Loss::Nothing,
         2 => Loss::Little,
-        3 | 4 => Loss::Chance,
-        5 | 6 => Loss::One(call(chance)),
-        7 => Loss::AllBut(call(chance)),
+        3 => Loss::Contents,
+        4 => Loss::Names,
+        5 | 6 => Loss::Chance,
+        7 | 8 => Loss::One(call(chance)),
+        9 => Loss::AllBut(call(chance)),
         _ => Loss::TornAt(call(chance)),
     }
 }
@@ -210,11 +212,13 @@ fn with_the_whole_recipe_every_image_opens_with_the_state_it_claims() {
     assert!(tally.images >= images && tally.in_recovery > 0);
 }
 
-// And why to believe it: what each ingredient is for is found when it is left out.
+// And why to believe it: what each ingredient is for is found when it is left out. That of `rename` needs the most: a
+// lost rename, beside a removal that is not lost, in a store whose log has been used again since.
 #[test]
 fn with_any_ingredient_left_out_some_image_does_not() {
     let _alone = alone();
-    let images = number("RAFTKV_POWER_LOSS_IMAGES", 3_000).max(3_000);
+    let images = number("RAFTKV_POWER_LOSS_IMAGES_WITHOUT", 30_000);
+    let failures_max = number("RAFTKV_POWER_LOSS_FAILURES", 1) as usize;
     let mut blind = Vec::new();
     for recipe in [
         Recipe::RangeSync,
@@ -226,13 +230,65 @@ fn with_any_ingredient_left_out_some_image_does_not() {
         Recipe::UnsyncedCurrent,
         Recipe::Bare,
     ] {
-        let tally = Harness::search(recipe, images, 1, 1_000);
-        match tally.failures.first() {
-            Some(failure) => println!("{recipe:?}: image {}: {failure}", tally.images),
-            None => blind.push(recipe),
+        let tally = Harness::search(recipe, images, failures_max, 2_000);
+        let failures = &tally.failures;
+        println!(
+            "{recipe:?}: {} of {} images; the first: {:?}",
+            failures.len(),
+            tally.images,
+            failures.first()
+        );
+        if failures.is_empty() {
+            blind.push(recipe);
         }
     }
     assert!(blind.is_empty(), "no image failed without {blind:?}");
+}
+
+// The ingredient that no call of ours is: rows are so small that sled never puts a value into a file of its own. It does
+// not sync those. A value that a flush has made durable is gone.
+#[test]
+fn a_value_that_sled_keeps_outside_its_log_is_lost() {
+    let _alone = alone();
+    let dir = script::scratch();
+    let root = dir.path().join("root");
+    std::fs::create_dir_all(&root).unwrap();
+    let config = |path| sled::Config::new().path(path).flush_every_ms(None).segment_size(512 << 10);
+    let value = vec![7; 200 << 10];
+    let names = recorder::start(&root, Recipe::Whole);
+    let db = config(root.join("store")).open().unwrap();
+    db.insert("k", &value[..]).unwrap();
+    db.flush().unwrap();
+    let events = recorder::stop();
+    assert_eq!(std::fs::read_dir(root.join("store/blobs")).unwrap().count(), 1);
+    let mut platter = Platter::holding(&root, &Image::new(), &names);
+    events.iter().for_each(|event| platter.step(event));
+    // Not what the store's own sealing is for: every name is there, and of the contents only the value's is lost.
+    let read = |name: &str, image: &Image| {
+        let image_dir = dir.path().join(name);
+        write_out(image, &image_dir);
+        let found = script::quietly(|| config(image_dir.join("store")).open().and_then(|db| db.get("k")));
+        matches!(&found, Ok(Ok(Some(found))) if found[..] == value[..])
+    };
+    let mut image = platter.image(Loss::Nothing, &mut Chance(0));
+    assert!(read("whole", &image), "the value is there if nothing is lost");
+    let lost = platter.image(Loss::Contents, &mut Chance(0));
+    for (path, content) in &mut image {
+        if path.starts_with("store/blobs/") {
+            content.clone_from(&lost[path]);
+        }
+    }
+    assert!(!read("lost", &image), "the value survived");
+}
+
+// And a row that would become one is refused at the flush, before anything is promised.
+#[test]
+fn a_store_whose_rows_are_too_large_for_its_segments_is_refused() {
+    let _alone = alone();
+    let dir = script::scratch();
+    std::fs::create_dir_all(dir.path().join("node")).unwrap();
+    let error = Script::too_large().run(dir.path()).unwrap_err();
+    assert!(error.contains("blobs"), "{error}");
 }
 
 /// A platter with one file of two sectors, synced under a synced name.

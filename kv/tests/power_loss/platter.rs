@@ -57,6 +57,10 @@ pub(crate) enum Loss {
     Nothing,
     /// Each cell and each name by itself, by chance.
     Chance,
+    /// Names by chance, and of the files nothing.
+    Names,
+    /// Cells by chance, and of the names nothing.
+    Contents,
     /// Each cell by chance, and then mostly the newest.
     Little,
     /// One call alone.
@@ -108,7 +112,7 @@ fn version(loss: Loss, touching: &[usize], chance: &mut Chance) -> usize {
     match loss {
         Loss::All => 0,
         Loss::Nothing => touching.len(),
-        Loss::Chance => chance.below(touching.len() + 1),
+        Loss::Chance | Loss::Names | Loss::Contents => chance.below(touching.len() + 1),
         Loss::Little if chance.below(20) > 0 => touching.len(),
         Loss::Little => chance.below(touching.len() + 1),
         Loss::One(call) if touched(call) => before(call),
@@ -121,6 +125,7 @@ fn version(loss: Loss, touching: &[usize], chance: &mut Chance) -> usize {
 
 impl FileState {
     fn image(&self, loss: Loss, chance: &mut Chance) -> Vec<u8> {
+        let loss = if matches!(loss, Loss::Names) { Loss::Nothing } else { loss };
         // Contents after each change. Few are pending at a time: every flush syncs.
         let mut lengths = vec![self.durable.len()];
         let mut touching: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
@@ -194,6 +199,7 @@ impl DirChange {
 
 impl DirState {
     fn image(&self, loss: Loss, chance: &mut Chance) -> BTreeMap<String, Inode> {
+        let loss = if matches!(loss, Loss::Contents) { Loss::Nothing } else { loss };
         let mut names = self.durable.clone();
         for (event, change) in &self.pending {
             if version(loss, &[*event], chance) == 1 {

@@ -277,15 +277,18 @@ pub(crate) enum Ignore {
     No,
 }
 
+/// Removes one name; `single` if not as part of a whole directory.
 pub(crate) fn remove(
     dir: RawFd,
     path: &Path,
+    single: bool,
     call: impl FnOnce(Ignore) -> Result<(), Errno>,
 ) -> Result<(), Errno> {
     let Some(mut guard) = lock() else { return call(Ignore::No) };
     let Some(recorder) = guard.as_mut() else { return call(Ignore::No) };
     let Some(path) = recorder.below(dir, path) else { return call(Ignore::No) };
-    let kept = matches!(recorder.recipe, Recipe::KeepGenerating | Recipe::PlainRenameAndKeep | Recipe::Bare)
+    let kept = single
+        && matches!(recorder.recipe, Recipe::KeepGenerating | Recipe::PlainRenameAndKeep | Recipe::Bare)
         && path.extension().is_some_and(|extension| extension == "generating");
     if kept {
         return call(Ignore::Yes);

@@ -31,6 +31,28 @@ enum Step {
     Install(usize),
 }
 
+/// How large things are. What sled writes at once must fit in a quarter of a segment.
+#[derive(Clone, Copy)]
+struct Shape {
+    segment_bytes: usize,
+    entries_max: usize,
+    value_bytes_max: usize,
+    /// Values may take as much as a request may.
+    large: bool,
+}
+
+impl Shape {
+    fn draw(chance: &mut Chance) -> Self {
+        match chance.below(5) {
+            // As in a real node: values of many rows, few segments.
+            0 => Self { segment_bytes: 512 << 10, entries_max: 40, value_bytes_max: 400, large: true },
+            1 | 2 => Self { segment_bytes: 64 << 10, entries_max: 260, value_bytes_max: 400, large: false },
+            // Many segments, which sled frees, uses again and cuts off.
+            _ => Self { segment_bytes: 16 << 10, entries_max: 1_200, value_bytes_max: 60, large: false },
+        }
+    }
+}
+
 /// What is done, and what the state is after each entry.
 pub(crate) struct Script {
     segment_bytes: usize,
@@ -58,13 +80,13 @@ fn configuration() -> Configuration {
 }
 
 impl Script {
-    /// Draws one: a small store of small rows in small segments, or one whose values take many rows.
+    /// Draws one.
     pub(crate) fn draw(seed: u64) -> Self {
         let mut chance = Chance(seed);
-        let large = chance.below(4) == 0;
-        let entries: Vec<Entry> = (1..=40 + chance.below(if large { 40 } else { 260 }) as u64)
+        let shape = Shape::draw(&mut chance);
+        let entries: Vec<Entry> = (1..=40 + chance.below(shape.entries_max) as u64)
             .map(|index| {
-                let payload = Payload::Command(command(&mut chance, index, large).encode());
+                let payload = Payload::Command(command(&mut chance, index, shape).encode());
                 Entry { term: Term(1), index: Index(index), payload }
             })
             .collect();
@@ -76,9 +98,9 @@ impl Script {
                 0 => Step::Install(many),
                 _ => Step::Apply(many),
             });
-            match chance.below(6) {
-                0..=2 => steps.push(Step::Checkpoint),
-                3 => steps.extend([Step::Checkpoint, Step::Reopen]),
+            match chance.below(8) {
+                0..=3 => steps.push(Step::Checkpoint),
+                4 | 5 => steps.extend([Step::Checkpoint, Step::Reopen]),
                 _ => {}
             }
         }
@@ -102,8 +124,14 @@ impl Script {
                 snapshots.push((at, snapshot));
             }
         }
-        let segment_bytes = if large { 512 << 10 } else { 64 << 10 };
-        Self { segment_bytes, steps, entries, expected, snapshots }
+        Self { segment_bytes: shape.segment_bytes, steps, entries, expected, snapshots }
+    }
+
+    /// One whose rows do not fit a quarter of a segment.
+    pub(crate) fn too_large() -> Self {
+        let entries = |script: &Self| script.entries.iter().map(Entry::size_bytes).max() >= Some(1_000);
+        let script = (0..).map(Self::draw).find(entries);
+        Self { segment_bytes: 2 << 10, ..script.unwrap() }
     }
 
     fn options(&self, root: &Path) -> KvOptions {
@@ -209,18 +237,18 @@ fn installs(steps: &[Step]) -> Vec<usize> {
     installs
 }
 
-fn command(chance: &mut Chance, index: u64, large: bool) -> Command {
+fn command(chance: &mut Chance, index: u64, shape: Shape) -> Command {
     let key = |chance: &mut Chance| Bytes::from(format!("key-{:03}", chance.below(60)));
     let put = |chance: &mut Chance| {
-        let bytes = if large && chance.below(6) == 0 {
+        let bytes = if shape.large && chance.below(6) == 0 {
             // Now and then the largest that a request may be.
             let bytes_max = if chance.below(8) == 0 { 3 << 19 } else { 60_000 };
             chance.below(bytes_max)
         } else {
-            chance.below(400)
+            chance.below(shape.value_bytes_max)
         };
         let value = Bytes::from(vec![chance.next() as u8; bytes]);
-        Put { key: key(chance), value, prev_kv: chance.below(4) == 0 && !large }
+        Put { key: key(chance), value, prev_kv: chance.below(4) == 0 && !shape.large }
     };
     let operation = match chance.below(10) {
         0 => Operation::DeleteRange(DeleteRange { range: KeyRange::Key(key(chance)), prev_kv: false }),
@@ -269,7 +297,7 @@ fn wait_until_closed(root: &Path) {
 static QUIET: AtomicBool = AtomicBool::new(false);
 
 /// Runs `job`; the words of its panic, if it panics, which nobody else gets to see.
-fn quietly<T>(job: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn quietly<T>(job: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: std::sync::Once = std::sync::Once::new();
     HOOK.call_once(|| {
         let loud = std::panic::take_hook();

@@ -122,9 +122,9 @@ extern "C" fn mkdir(name: *const c_char, mode: c_uint) -> c_int {
     status(recorder::make_dir(path, || rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(mode))))
 }
 
-fn remove(dir: RawFd, name: *const c_char, flags: AtFlags) -> c_int {
+fn remove(dir: RawFd, name: *const c_char, flags: AtFlags, single: bool) -> c_int {
     let path = path(name);
-    let done = recorder::remove(dir, path, |ignore| match ignore {
+    let done = recorder::remove(dir, path, single, |ignore| match ignore {
         Ignore::Yes => Ok(()),
         Ignore::No if dir == AT_FDCWD || path.is_absolute() => rustix::fs::unlinkat(CWD, path, flags),
         Ignore::No => rustix::fs::unlinkat(borrowed(dir), path, flags),
@@ -134,17 +134,17 @@ fn remove(dir: RawFd, name: *const c_char, flags: AtFlags) -> c_int {
 
 #[unsafe(no_mangle)]
 extern "C" fn unlink(name: *const c_char) -> c_int {
-    remove(AT_FDCWD, name, AtFlags::empty())
+    remove(AT_FDCWD, name, AtFlags::empty(), true)
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn rmdir(name: *const c_char) -> c_int {
-    remove(AT_FDCWD, name, AtFlags::REMOVEDIR)
+    remove(AT_FDCWD, name, AtFlags::REMOVEDIR, false)
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn unlinkat(dir: c_int, name: *const c_char, flags: c_int) -> c_int {
-    remove(dir, name, AtFlags::from_bits_retain(flags as u32))
+    remove(dir, name, AtFlags::from_bits_retain(flags as u32), false)
 }
 
 #[unsafe(no_mangle)]

@@ -584,3 +584,23 @@ fn grouping_does_not_matter() {
     }
     assert_eq!(one.fingerprint(), other.fingerprint());
 }
+
+#[test]
+fn a_condemned_store_is_not_found_again() {
+    for kind in KINDS {
+        let mut world = World::new(kind);
+        world.put("a", "1");
+        world.checkpoint();
+        let trail = world.machine().hash_trail().unwrap();
+        assert!(trail.at(Index(1)).is_some());
+        world.machine().condemn("it is wrong").unwrap();
+        world.crash();
+        assert!(world.machine().lost().is_some_and(|why| why.contains("quorum")), "{kind:?}");
+        assert_eq!(world.applied().index, Index(0));
+        world.replay();
+        assert_eq!(world.get("a").as_deref(), Some("1"), "from the log");
+        world.checkpoint();
+        world.crash();
+        assert_eq!(world.machine().lost(), None, "once is enough");
+    }
+}

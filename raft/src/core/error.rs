@@ -13,6 +13,8 @@ pub enum StepError {
     FromThisNode,
     /// Its numbers are so large that they cannot be counted on from.
     OutOfRange,
+    /// It is between those who run the cores.
+    AboutStates,
     /// A pre-vote asks for another term than the next one.
     PreVoteTerm {
         /// The sender's term.
@@ -53,6 +55,7 @@ impl fmt::Display for StepError {
             Self::NotForThisNode(to) => write!(f, "the message is for {to}"),
             Self::FromThisNode => write!(f, "the message claims to come from this node"),
             Self::OutOfRange => write!(f, "a term or index is out of range"),
+            Self::AboutStates => write!(f, "a message about states is not the core's"),
             Self::PreVoteTerm { term, next_term } => {
                 write!(f, "a pre-vote of term {term} asks for term {next_term}")
             }

@@ -118,9 +118,46 @@ pub enum MessageBody {
         /// The index to wait for; `None` if the leader could not tell, or would not for want of room.
         index: Option<Index>,
     },
+    /// The state machine's hashes after some entries that the sender has applied, in order: are yours the same? Not a
+    /// matter of the core: whoever runs it answers.
+    CompareHashes {
+        /// Indexes and hashes.
+        points: Vec<(Index, u64)>,
+    },
+    /// The answer to [`CompareHashes`](Self::CompareHashes).
+    HashesCompared(HashAnswer),
+    /// A quorum has another state than the receiver, from the entry at `at` on.
+    StateCondemned {
+        /// Where they part.
+        at: Index,
+        /// The hash that the receiver had given for it.
+        hash: u64,
+    },
+    /// The sender lost its state, not its log, and cannot make it anew by itself: whoever has applied so far may
+    /// send a snapshot. The driver's business alone, which answers with a file or not at all; the core ignores it.
+    SnapshotWanted {
+        /// The snapshot must reach at least so far, or the sender's log does not continue it.
+        at_least: Index,
+    },
+}
+
+/// How the hashes of two state machines compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct HashAnswer {
+    /// The last index named at which they are the same; 0 if none is.
+    pub agree: Index,
+    /// The first one at which they are not, and what the hash is there.
+    pub differ: Option<(Index, u64)>,
 }
 
 impl MessageBody {
+    /// Whether the core has nothing to do with it: it is between those who run it, and names neither a role nor a term.
+    #[must_use]
+    pub const fn is_about_states(&self) -> bool {
+        matches!(self, Self::CompareHashes { .. } | Self::HashesCompared(_) | Self::StateCondemned { .. })
+    }
+
     /// The kind's name, for logs and traces.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -138,6 +175,10 @@ impl MessageBody {
             Self::TimeoutNow => "TimeoutNow",
             Self::ReadIndex { .. } => "ReadIndex",
             Self::ReadIndexResponse { .. } => "ReadIndexResponse",
+            Self::CompareHashes { .. } => "CompareHashes",
+            Self::HashesCompared(_) => "HashesCompared",
+            Self::StateCondemned { .. } => "StateCondemned",
+            Self::SnapshotWanted { .. } => "SnapshotWanted",
         }
     }
 }

@@ -48,6 +48,9 @@ impl Raft {
         if message.term.0 > NUMBER_MAX {
             return Err(StepError::OutOfRange);
         }
+        if message.body.is_about_states() {
+            return Err(StepError::AboutStates);
+        }
         let is_current = message.term == shared.term();
         if is_current && message.body.comes_from_leader() {
             self.check_leader(message.term, message.from)?;
@@ -178,6 +181,11 @@ impl Raft {
             MessageBody::TimeoutNow => self.on_timeout_now(),
             MessageBody::ReadIndex { context } => self.on_forwarded_read(from, context),
             MessageBody::ReadIndexResponse { context, index } => self.on_read_answer(context, index),
+            // Refused before it comes here.
+            MessageBody::CompareHashes { .. }
+            | MessageBody::HashesCompared(_)
+            | MessageBody::StateCondemned { .. } => {}
+            MessageBody::SnapshotWanted { .. } => {}
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 
 use crate::blocking::{Lane, SharedBlocking};
-use crate::core::{Configuration, Entry, LogId, SnapshotMeta};
+use crate::core::{Configuration, Entry, Index, LogId, SnapshotMeta};
 use crate::snapshot::{SnapshotDir, SnapshotError, SnapshotFile};
 use crate::state_machine::{Applied, SnapshotJob, StateMachine, StateMachineError};
 
@@ -106,6 +106,25 @@ impl<S: StateMachine> ApplyLane<S> {
                 };
                 let _ = completions.send(completion);
             }));
+        }));
+    }
+
+    /// Sees to it that neither the state nor a snapshot of it, from the entry at `from` on, is found again; and then
+    /// fails.
+    pub(super) fn condemn(&self, from: Index, why: String) {
+        let (machine, completions) = (Arc::clone(&self.machine), self.completions.clone());
+        let snapshots = Arc::clone(&self.snapshots);
+        self.apply.submit(Box::new(move || {
+            let mut machine = machine.lock().unwrap_or_else(PoisonError::into_inner);
+            // The store last: as long as it is there, the next comparison finds what this one found.
+            let done = snapshots.discard(from).map_err(|e| snapshot_failed(&e));
+            let done =
+                done.and_then(|()| machine.condemn(&why).map_err(|e| format!("the state machine: {e}")));
+            let told = match done {
+                Ok(()) => why,
+                Err(error) => format!("{why}; but: {error}"),
+            };
+            let _ = completions.send(Completion::Failed(told));
         }));
     }
 

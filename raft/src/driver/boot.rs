@@ -8,35 +8,34 @@
 //!    error, for this node may have voted and acknowledged in it.
 //! 4. Open the state machine. Its store is the authority on how far it has come. Recover the log; of one that lost
 //!    entries to damage what is left is used, unless nobody has the rest.
-//! 5. Bring the two together ([`reconcile`]).
+//! 5. Bring the two together (`rebuild`).
 //! 6. Make the core, connect to the peers, run.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::blocking::Lane;
-use crate::core::{Boot, Configuration, Entry, Index, LogId, Raft, Term};
+use crate::core::{Boot, Configuration, Entry, LogId, Payload, Raft};
 use crate::disk::{DirLock, SharedDisk};
 use crate::formation::{self, FormationConfig, FormationError};
 use crate::identity::{self, Identity, IdentityError};
-use crate::net::Listener;
 use crate::snapshot::{Origin, SnapshotDir, SnapshotError};
 use crate::state_machine::{StateMachine, StateMachineError};
-use crate::transport::{PeerOptions, Transport, TransportConfig};
+use crate::transport::{IncomingReceiver, PeerOptions, Transport, TransportConfig};
 use crate::wal::{Fault, Recovered, Wal, WalError, WalIdentity};
 
-use super::apply_lane::{ApplyLane, install_file};
+use super::apply_lane::ApplyLane;
+use super::divergence::Divergence;
 use super::event_loop::{EventLoop, Inputs, Parts, State};
 use super::handle::{Leadership, Outside, RaftHandle};
 use super::log_lane::LogLane;
 use super::membership;
 use super::options::{NodeOptions, Seams};
-use super::origin;
 use super::snapshots::Snapshots;
 use super::space::{self, SpaceWatch};
+use super::{origin, rebuild};
 
 /// Why a node did not start. Each message names the thing and the mend.
 #[derive(Debug, thiserror::Error)]
@@ -110,11 +109,21 @@ pub enum StartError {
 }
 
 /// What boot has brought together.
-struct Opened<S> {
-    machine: S,
-    wal: Wal,
-    recovered: Recovered,
-    snapshots: Arc<SnapshotDir>,
+pub(super) struct Opened<S> {
+    pub(super) machine: S,
+    pub(super) wal: Wal,
+    pub(super) recovered: Recovered,
+    pub(super) snapshots: Arc<SnapshotDir>,
+}
+
+/// What a start needs from its first step to its last.
+struct Begun {
+    options: NodeOptions,
+    seams: Seams,
+    lock: DirLock,
+    identity: Identity,
+    formed: Configuration,
+    wal_lane: Arc<dyn Lane>,
 }
 
 /// Starts a node of the cluster that `options.members` lists. `open` opens the state machine; it runs on a lane.
@@ -166,8 +175,62 @@ where
         let (disk, options, identity) = (Arc::clone(&seams.disk), options.clone(), identity.clone());
         on_lane(&wal_lane, move || open_storage(&disk, &options, identity, open)).await?
     };
-    let raft = make_core(&options, &opened, &formed)?;
-    Ok(run(Ready { options, seams, lock, listener, identity, wal_lane, opened, formed, raft }))
+    let begun = Begun { options, seams, lock, identity, formed, wal_lane };
+    let wire = Transport::start(transport_config(&begun, &opened), listener);
+    let (opened, wire) = bring_together(&begun, opened, wire).await?;
+    let raft = make_core(&begun.options, &opened, &begun.formed)?;
+    Ok(run(begun, opened, wire, raft))
+}
+
+/// What reaches the peers.
+type Wire = (Transport, IncomingReceiver);
+
+/// Brings store and log together ([`rebuild::reconcile`]), with the help of another member if need be. Until then this
+/// node takes no part in anything: it has its log, and could vote; but who leads could not count on it.
+async fn bring_together<S: StateMachine>(
+    begun: &Begun,
+    mut opened: Opened<S>,
+    mut wire: Wire,
+) -> Result<(Opened<S>, Wire), StartError> {
+    let Begun { options, seams, wal_lane, formed, .. } = begun;
+    let mut helpers = rebuild::Helpers::new(options.core.id, newest_configuration(&opened, formed));
+    let mut received = None;
+    loop {
+        let is_alone = helpers.is_empty();
+        let (back, missing) =
+            on_lane(wal_lane, move || rebuild::reconcile(opened, received, is_alone)).await?;
+        opened = back;
+        let Some(at_least) = missing else { return Ok((opened, wire)) };
+        let term = opened.recovered.hard_state.term;
+        received = Some(helpers.ask(&mut wire, &seams.clock, term, at_least).await);
+    }
+}
+
+/// The newest configuration that this node knows of: the one that the core will begin with, if the state is there.
+fn newest_configuration<S: StateMachine>(opened: &Opened<S>, formed: &Configuration) -> Configuration {
+    let applied = opened.machine.applied();
+    let in_log = opened.recovered.entries.iter().rev().find_map(|entry| match &entry.payload {
+        Payload::Configuration(configuration) if entry.index > applied.last.index => Some(configuration),
+        _ => None,
+    });
+    in_log.cloned().or(applied.configuration).unwrap_or_else(|| formed.clone())
+}
+
+fn transport_config<S: StateMachine>(begun: &Begun, opened: &Opened<S>) -> TransportConfig {
+    let Begun { options, seams, identity, formed, .. } = begun;
+    let addresses = options.addresses();
+    TransportConfig {
+        clock: Arc::clone(&seams.clock),
+        net: Arc::clone(&seams.net),
+        blocking: Arc::clone(&seams.blocking),
+        identity: identity.clone(),
+        address: addresses.get(&options.core.id).cloned().unwrap_or_default(),
+        configuration: newest_configuration(opened, formed),
+        overrides: addresses,
+        snapshots: Arc::clone(&opened.snapshots),
+        options: PeerOptions { free_bytes_min: options.space.critical_bytes, ..options.peer.clone() },
+        seed: options.core.seed,
+    }
 }
 
 fn formation_config(options: &NodeOptions, seams: &Seams, origin: Option<Origin>) -> FormationConfig {
@@ -220,10 +283,7 @@ fn open_storage<S: StateMachine>(
         crate::sometimes!("wal/torn-tail");
         tracing::info!(bytes = recovered.torn_bytes, "cut the torn tail of the log; nobody was told of it");
     }
-    let snapshots = Arc::new(SnapshotDir::open(Arc::clone(disk), &snapshots, cluster)?);
-    let mut opened = Opened { machine, wal, recovered, snapshots };
-    reconcile(&mut opened)?;
-    Ok(opened)
+    Ok(Opened { machine, wal, recovered, snapshots: Arc::new(dir) })
 }
 
 /// Damage is repaired from the other members without further ado; but somebody should look at that disk.
@@ -260,25 +320,16 @@ fn make_core<S: StateMachine>(
     Raft::new(options.core.clone(), boot).map_err(|error| StartError::Options(error.to_string()))
 }
 
-/// Everything that the event loop is made of.
-struct Ready<S> {
-    options: NodeOptions,
-    seams: Seams,
-    lock: DirLock,
-    listener: Box<dyn Listener>,
-    identity: Identity,
-    wal_lane: Arc<dyn Lane>,
-    opened: Opened<S>,
-    formed: Configuration,
-    raft: Raft,
-}
-
 /// Sets the event loop going.
-fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
-    let Ready { options, seams, lock, listener, identity, wal_lane, opened, formed, raft } = ready;
+fn run<S: StateMachine>(
+    begun: Begun,
+    opened: Opened<S>,
+    (transport, peers): Wire,
+    raft: Raft,
+) -> RaftHandle<S::Response> {
+    let Begun { options, seams, lock, identity, wal_lane, formed } = begun;
     let Opened { machine, wal, recovered, snapshots } = opened;
-    let addresses: BTreeMap<_, _> =
-        options.members.iter().map(|(&id, member)| (id, member.address.clone())).collect();
+    let addresses = options.addresses();
     let outside = Outside {
         cluster: identity.cluster.as_ref().map(|record| record.cluster),
         clock: Arc::clone(&seams.clock),
@@ -286,27 +337,13 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
         options: options.peer.clone(),
         snapshots: Arc::clone(&snapshots),
     };
-    let (transport, peers) = Transport::start(
-        TransportConfig {
-            clock: Arc::clone(&seams.clock),
-            net: Arc::clone(&seams.net),
-            blocking: Arc::clone(&seams.blocking),
-            identity,
-            address: addresses.get(&options.core.id).cloned().unwrap_or_default(),
-            configuration: raft.configuration().clone(),
-            overrides: addresses.clone(),
-            snapshots: Arc::clone(&snapshots),
-            options: PeerOptions { free_bytes_min: options.space.critical_bytes, ..options.peer.clone() },
-            seed: options.core.seed,
-        },
-        listener,
-    );
     let (completed, completions) = mpsc::unbounded_channel();
     let (requests_in, requests) = mpsc::channel(options.requests_max);
     let (leadership_in, leadership) =
         watch::channel(Leadership { term: raft.hard_state().term, ..Leadership::default() });
     let (stopped_in, stopped) = watch::channel(None);
     let state = State::new(machine.applied().last, wal.stats());
+    let divergence = Divergence::new(machine.hash_trail(), options.compare_ticks);
     let (membership_in, membership) = watch::channel(membership::at_boot(&raft));
     let parts = Parts {
         raft,
@@ -331,6 +368,7 @@ fn run<S: StateMachine>(ready: Ready<S>) -> RaftHandle<S::Response> {
         leadership: leadership_in,
         membership: membership_in,
         state,
+        divergence,
     };
     let handle = RaftHandle {
         id: options.core.id,
@@ -385,41 +423,4 @@ fn open_identity(
     }
     let origin = if identity.cluster.is_none() { origin::find(disk, dir)? } else { None };
     Ok((lock, identity, origin))
-}
-
-/// Brings store and log together after a crash at any moment.
-///
-/// - The store is behind the log's start: it was lost, or set back. It is rebuilt from the newest snapshot, and the
-///   log behind it is applied again.
-/// - The log does not have the store's last entry: the crash fell between the install of a snapshot and the reset of
-///   the log, or damage took it. The log begins anew behind the state. (An entry is applied only when it is durable here,
-///   so nothing else leads there.) If more was lost than the state holds, the mark of that goes over to the new log.
-fn reconcile<S: StateMachine>(opened: &mut Opened<S>) -> Result<(), StartError> {
-    let store = opened.machine.applied().last;
-    let log = opened.recovered.prev;
-    if store.index < log.index {
-        let file = opened.snapshots.newest().filter(|file| file.meta.last.index >= log.index);
-        let Some(file) = file else { return Err(StartError::StoreBehindLog { store, log }) };
-        tracing::warn!(%store, %log, snapshot = %file.meta.last, "the store is behind the log: rebuilding it");
-        crate::sometimes!("boot/store-rebuilt");
-        install_file(&mut opened.machine, &opened.snapshots, &file).map_err(StartError::Rebuild)?;
-    }
-    let store = opened.machine.applied().last;
-    if term_at(&opened.recovered, store.index) != Some(store.term) {
-        tracing::info!(%store, "the log does not have the last entry of the state: beginning it anew behind that");
-        crate::sometimes!("boot/log-begun-anew");
-        opened.wal.reset(store)?;
-        opened.recovered.prev = store;
-        opened.recovered.entries.clear();
-    }
-    Ok(())
-}
-
-/// The term of the recovered log's entry at `index`, or of the entry just before its first.
-fn term_at(recovered: &Recovered, index: Index) -> Option<Term> {
-    if index == recovered.prev.index {
-        return Some(recovered.prev.term);
-    }
-    let at = index.0.checked_sub(recovered.prev.index.0 + 1)?;
-    recovered.entries.get(usize::try_from(at).ok()?).map(|entry| entry.term)
 }

@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::clock::{BoxFuture, Monotonic, SharedClock};
 use crate::core::{
-    Entry, LogId, Message, MessageBody, NodeId, ProposeError as CoreProposeError, Raft, ReadIndexError,
-    Ready, ReadyNumber, RoleName, SnapshotMeta, SnapshotOutcome, TransferError,
+    Entry, Index, LogId, Message, MessageBody, NodeId, ProposeError as CoreProposeError, Raft,
+    ReadIndexError, Ready, ReadyNumber, RoleName, SnapshotMeta, SnapshotOutcome, TransferError,
 };
 use crate::snapshot::SnapshotFile;
 use crate::state_machine::StateMachine;
@@ -23,6 +23,7 @@ use crate::transport::{Incoming, IncomingReceiver, Transport};
 use crate::wal::WalStats;
 
 use super::apply_lane::{ApplyLane, Waiter};
+use super::divergence::Divergence;
 use super::handle::{Leadership, ProposeError, ReadError, ReadWaiter, Request, StopReason};
 use super::handover::HandOvers;
 use super::log_lane::{LogLane, LogWork};
@@ -98,6 +99,7 @@ pub(super) struct EventLoop<S: StateMachine> {
     pub(super) leadership: watch::Sender<Leadership>,
     pub(super) membership: watch::Sender<Membership>,
     pub(super) state: State,
+    pub(super) divergence: Divergence,
     pub(super) changes: Changes,
     pub(super) hand_overs: HandOvers,
     /// How many ticks are left until this node, which was removed, stops.
@@ -160,12 +162,13 @@ pub(super) struct Parts<S: StateMachine> {
     pub(super) leadership: watch::Sender<Leadership>,
     pub(super) membership: watch::Sender<Membership>,
     pub(super) state: State,
+    pub(super) divergence: Divergence,
 }
 
 impl<S: StateMachine> EventLoop<S> {
     pub(super) fn new(options: NodeOptions, parts: Parts<S>) -> Self {
         let Parts { raft, transport, log, apply, snapshots, space, clock, addresses, .. } = parts;
-        let Parts { leadership, membership, state, .. } = parts;
+        let Parts { leadership, membership, state, divergence, .. } = parts;
         let (id, patience) = (options.core.id, options.core.election_timeout_ticks);
         Self {
             raft,
@@ -182,6 +185,7 @@ impl<S: StateMachine> EventLoop<S> {
             leadership,
             membership,
             state,
+            divergence,
             changes: Changes::new(patience),
             hand_overs: HandOvers::new(id, patience),
             removed_ticks_left: None,
@@ -283,6 +287,7 @@ impl<S: StateMachine> EventLoop<S> {
         self.hand_overs.tick();
         self.tick_membership();
         self.space.tick();
+        self.compare_states();
         if self.state.unattested && self.owed.is_empty() {
             self.state.unattested = false;
             self.log.submit(LogWork::Attest);
@@ -383,6 +388,10 @@ impl<S: StateMachine> EventLoop<S> {
 
     fn on_incoming(&mut self, incoming: Incoming) -> Option<StopReason> {
         match incoming {
+            Incoming::Message(message) if message.body.is_about_states() => self.on_states(message),
+            Incoming::Message(Message { from, body: MessageBody::SnapshotWanted { at_least }, .. }) => {
+                self.help(from, at_least);
+            }
             Incoming::Message(message) => self.step(message),
             // One at a time. The leader finds that this node is still behind, and sends another.
             Incoming::Snapshot { .. } if self.install.is_some() => {}
@@ -395,6 +404,7 @@ impl<S: StateMachine> EventLoop<S> {
             Incoming::Unreachable(peer) => self.raft.report_unreachable(peer),
             Incoming::SnapshotSent { to, outcome, last } => {
                 self.raft.report_snapshot(to, outcome, last.index);
+                self.snapshots.transfer_ended(to);
                 if outcome == SnapshotOutcome::Delivered || !self.raft.configuration().contains(to) {
                     self.snapshots.sent(to);
                 }
@@ -644,9 +654,22 @@ impl<S: StateMachine> EventLoop<S> {
         }
     }
 
+    /// A member lost its state. Whatever is applied here is committed, whoever leads: it may have that, if it reaches
+    /// as far as it needs.
+    fn help(&mut self, peer: NodeId, at_least: Index) {
+        if self.state.applied.index >= at_least && self.snapshots.help(peer) {
+            tracing::info!(%peer, %at_least, "a member lost its state and is sent a snapshot");
+            self.send_snapshot_from(peer, at_least);
+        }
+    }
+
     fn send_snapshot(&mut self, peer: NodeId) {
-        let compacted = self.raft.first_index().prev();
-        match self.snapshots.for_peer(peer, compacted) {
+        self.send_snapshot_from(peer, self.raft.first_index().prev());
+    }
+
+    /// Sends a snapshot that reaches at least so far, as soon as there is one.
+    fn send_snapshot_from(&mut self, peer: NodeId, at_least: Index) {
+        match self.snapshots.for_peer(peer, at_least) {
             Some(file) => self.send_snapshot_file(peer, file),
             None => {
                 if self.snapshots.begin(&self.space) {
@@ -683,6 +706,8 @@ impl<S: StateMachine> EventLoop<S> {
             checkpoint: self.state.checkpoint,
             free_bytes: self.space.free_bytes(),
             proposals_waiting: self.proposals.len() as u64,
+            agreed: self.divergence.agreed(self.options.core.id, self.raft.configuration()),
+            diverged: self.divergence.found(),
         }
     }
 }

@@ -103,11 +103,18 @@ pub struct NodeOptions {
     pub retain_log_bytes: u64,
     /// How much room the disk of the data directory should have.
     pub space: SpaceOptions,
+    /// How often a leader compares the hashes of the states, in ticks; 0: never.
+    pub compare_ticks: u32,
     /// Sees what happens.
     pub observer: Option<Arc<dyn Observer>>,
 }
 
 impl NodeOptions {
+    /// Where this node's own configuration says that members are.
+    pub(super) fn addresses(&self) -> BTreeMap<NodeId, String> {
+        self.members.iter().map(|(&id, member)| (id, member.address.clone())).collect()
+    }
+
     /// Defaults for a real node.
     #[must_use]
     pub fn new(
@@ -134,6 +141,7 @@ impl NodeOptions {
             scrub_bytes_per_second: MIB,
             retain_log_bytes: 64 * MIB,
             space: SpaceOptions::default(),
+            compare_ticks: 100,
             observer: None,
         }
     }

@@ -21,6 +21,8 @@ pub(super) struct Snapshots {
     /// one, because the follower keeps what it has got of it; a leader that writes snapshots faster than a slow link
     /// carries them would else begin anew each time.
     sending: BTreeMap<NodeId, SnapshotFile>,
+    /// Members that lost their state and are being helped, until the transfer has ended one way or the other.
+    helped: BTreeSet<NodeId>,
     /// Who waits for a file that reaches at least so far, beside followers.
     wanted: Vec<(Index, oneshot::Sender<SnapshotFile>)>,
     /// Bytes of log applied since the newest one was begun, in this life of the node.
@@ -38,6 +40,7 @@ impl Snapshots {
             taking: false,
             waiting: BTreeSet::new(),
             sending: BTreeMap::new(),
+            helped: BTreeSet::new(),
             wanted: Vec::new(),
             log_bytes: 0,
             unsaved_bytes: 0,
@@ -153,6 +156,16 @@ impl Snapshots {
         file
     }
 
+    /// A member that lost its state asks for a snapshot. True if it is not being helped already.
+    pub(super) fn help(&mut self, peer: NodeId) -> bool {
+        self.helped.insert(peer)
+    }
+
+    /// A transfer to this member has ended, well or badly: it may ask again.
+    pub(super) fn transfer_ended(&mut self, peer: NodeId) {
+        self.helped.remove(&peer);
+    }
+
     /// The follower has the whole file, or is not to get it any more.
     pub(super) fn sent(&mut self, peer: NodeId) {
         self.sending.remove(&peer);
@@ -162,6 +175,7 @@ impl Snapshots {
     pub(super) fn lost_leadership(&mut self) {
         self.waiting.clear();
         self.sending.clear();
+        self.helped.clear();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{Configuration, LogId, NodeId, Status};
+use crate::core::{Configuration, Index, LogId, NodeId, Status};
 
 /// A node's state at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,4 +25,8 @@ pub struct NodeStatus {
     pub free_bytes: Option<u64>,
     /// How many proposals wait to be decided.
     pub proposals_waiting: u64,
+    /// On a leader: up to where all members are known to have the same state.
+    pub agreed: Index,
+    /// The first entry at which this node's state was found to differ from another's.
+    pub diverged: Option<Index>,
 }

@@ -65,6 +65,12 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
+    /// Whether the file itself is at fault: it could be read, and is not what it should be.
+    #[must_use]
+    pub const fn is_damage(&self) -> bool {
+        matches!(self, Self::Corrupt { .. } | Self::UnknownFormat { .. })
+    }
+
     pub(super) fn in_file(fault: Fault, path: &Path, offset: u64, expected: u128) -> Self {
         let path = path.to_owned();
         match fault {

@@ -34,7 +34,7 @@ mod writer;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::core::{LogId, SnapshotMeta};
+use crate::core::{Index, LogId, SnapshotMeta};
 use crate::disk::{OpenMode, SharedDisk};
 
 pub use error::SnapshotError;
@@ -158,6 +158,20 @@ impl SnapshotDir {
     #[must_use]
     pub fn newest(&self) -> Option<SnapshotFile> {
         self.folder.lock().newest.clone()
+    }
+
+    /// Removes the newest snapshot, durably, if it holds the entry at `from`: what is in it is wrong.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn discard(&self, from: Index) -> Result<(), SnapshotError> {
+        let folder = &self.folder;
+        let _committing = folder.committing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(file) = folder.lock().newest.take_if(|file| file.meta.last.index >= from) else {
+            return Ok(());
+        };
+        folder.disk.remove_file(&file.path).during("remove", &file.path)?;
+        folder.disk.sync_dir(&folder.dir).during("sync directory", &folder.dir)
     }
 
     /// Begins to write a snapshot.

@@ -45,11 +45,8 @@ impl ChunkReader {
         assert_eq!(self.at, 0, "frames are passed over at the beginning");
         let Some(behind_header) = frames.checked_sub(1) else { return Ok(()) };
         self.header()?;
-        // Data frames are full, but for the last; then comes the footer.
         let full = FRAME_BYTES_MAX as u64;
-        let bytes = self.file.len().during("measure", &self.path)?;
-        let footer_at = bytes.saturating_sub(FOOTER_BYTES as u64);
-        let data = footer_at.saturating_sub(self.at).div_ceil(full);
+        let (data, footer_at, bytes) = self.measure()?;
         self.at = match behind_header {
             n if n < data => self.at + n * full,
             n if n == data => footer_at,
@@ -65,6 +62,25 @@ impl ChunkReader {
         };
         self.sequence.skip(behind_header, behind_header > data);
         Ok(())
+    }
+
+    /// How many frames there are. To be called before anything else; afterwards the header has been read.
+    ///
+    /// # Errors
+    /// The header is damaged, or the disk failed.
+    pub fn count(&mut self) -> Result<u64, SnapshotError> {
+        assert_eq!(self.at, 0, "frames are counted at the beginning");
+        self.header()?;
+        let (data, ..) = self.measure()?;
+        Ok(data + 2)
+    }
+
+    /// How many data frames follow the header, which was read; where the footer is; how long the file is.
+    fn measure(&self) -> Result<(u64, u64, u64), SnapshotError> {
+        let bytes = self.file.len().during("measure", &self.path)?;
+        let footer_at = bytes.saturating_sub(FOOTER_BYTES as u64);
+        // Data frames are full, but for the last; then comes the footer.
+        Ok((footer_at.saturating_sub(self.at).div_ceil(FRAME_BYTES_MAX as u64), footer_at, bytes))
     }
 
     pub(super) fn next_frame(&mut self) -> Result<Option<(Frame, Bytes)>, SnapshotError> {

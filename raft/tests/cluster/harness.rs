@@ -16,7 +16,7 @@ use bytes::Bytes;
 use raft::clock::{BoxFuture, Clock, Monotonic, RealClock};
 use raft::core::{Config, Configuration, Entry, Member, NodeId, Payload, RoleName, SnapshotMeta};
 use raft::driver::{self, NodeOptions, ProposeError, RaftHandle, ReadError, Seams, StartError, StopReason};
-use raft::state_machine::{Applied, CheckpointJob, SnapshotJob, StateMachine, StateMachineError};
+use raft::state_machine::{Applied, CheckpointJob, HashTrail, SnapshotJob, StateMachine, StateMachineError};
 use tokio::sync::oneshot;
 
 /// What a node's list holds, durably after each checkpoint.
@@ -33,6 +33,10 @@ pub(crate) struct Store {
     len: AtomicUsize,
     /// How long each group takes to be applied, in milliseconds.
     pub(crate) apply_ms: AtomicU64,
+    /// This item becomes another one when it is applied, if it is not 0.
+    pub(crate) lies_at: AtomicUsize,
+    /// Why the state was condemned, each time.
+    pub(crate) condemned: Mutex<Vec<String>>,
 }
 
 impl Store {
@@ -46,12 +50,23 @@ pub(crate) struct ListMachine {
     now: List,
     unsaved: u64,
     store: Arc<Store>,
+    trail: Arc<HashTrail>,
+}
+
+/// The hash of a list.
+fn hash(items: &[Bytes]) -> u64 {
+    items
+        .iter()
+        .flat_map(|item| item.iter().chain(&[0]))
+        .fold(7, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3).rotate_left(5))
 }
 
 impl ListMachine {
     pub(crate) fn open(store: Arc<Store>) -> Self {
         let now = store.saved.lock().unwrap().clone();
-        Self { now, unsaved: 0, store }
+        let trail = Arc::new(HashTrail::default());
+        trail.reset(now.applied.last.index, hash(&now.items));
+        Self { now, unsaved: 0, store, trail }
     }
 }
 
@@ -73,10 +88,14 @@ impl StateMachine for ListMachine {
             assert_eq!(entry.index, self.now.applied.last.index.next(), "entries come in order, each once");
             self.now.applied.last = entry.log_id();
             match &entry.payload {
-                Payload::Command(item) => self.now.items.push(item.clone()),
+                Payload::Command(item) => {
+                    let lies = self.now.items.len() + 1 == self.store.lies_at.load(Ordering::SeqCst);
+                    self.now.items.push(if lies { Bytes::from_static(b"a lie") } else { item.clone() });
+                }
                 Payload::Configuration(c) => self.now.applied.configuration = Some(c.clone()),
                 Payload::Noop => {}
             }
+            self.trail.record(entry.index, hash(&self.now.items));
             self.unsaved += entry.size_bytes();
             responses.push(self.now.items.len());
         }
@@ -124,8 +143,19 @@ impl StateMachine for ListMachine {
         }
         let applied = Applied { last: meta.last, configuration: Some(meta.configuration.clone()) };
         self.now = List { applied, items };
+        self.trail.reset(meta.last.index, hash(&self.now.items));
         self.store.len.store(self.now.items.len(), Ordering::SeqCst);
         *self.store.saved.lock().unwrap() = self.now.clone();
+        Ok(())
+    }
+
+    fn hash_trail(&self) -> Option<Arc<HashTrail>> {
+        Some(Arc::clone(&self.trail))
+    }
+
+    fn condemn(&mut self, why: &str) -> Result<(), StateMachineError> {
+        *self.store.saved.lock().unwrap() = List::default();
+        self.store.condemned.lock().unwrap().push(why.to_owned());
         Ok(())
     }
 }
@@ -270,6 +300,7 @@ impl Cluster {
         options.snapshot_entries = 50;
         options.snapshot_log_bytes = 1;
         options.retain_log_bytes = 1 << 10;
+        options.compare_ticks = 10;
         options
     }
 
@@ -304,6 +335,14 @@ impl Cluster {
         let node = self.nodes.remove(&id).unwrap();
         assert_eq!(*within("the stop", node.shutdown()).await, StopReason::Shutdown);
         self.lives.remove(&id).unwrap().end();
+    }
+
+    /// Takes away a node that has stopped by itself; tells why it did.
+    pub(crate) async fn stopped(&mut self, id: NodeId) -> String {
+        let node = self.nodes.remove(&id).unwrap();
+        let reason = within("the stop", node.stopped()).await;
+        self.lives.remove(&id).unwrap().end();
+        reason.to_string()
     }
 
     /// Ends a node without its doing anything about it.

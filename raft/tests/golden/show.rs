@@ -59,9 +59,14 @@ pub(crate) fn body(body: &MessageBody) -> String {
         }
         MessageBody::InstallSnapshot { meta } => format!("{name} last={}", meta.last),
         // The number of the question is a random one.
-        MessageBody::TimeoutNow | MessageBody::ReadIndex { .. } => name.to_owned(),
+        MessageBody::TimeoutNow
+        | MessageBody::ReadIndex { .. }
+        | MessageBody::CompareHashes { .. }
+        | MessageBody::HashesCompared(_)
+        | MessageBody::StateCondemned { .. } => name.to_owned(),
         MessageBody::ReadIndexResponse { index: Some(index), .. } => format!("{name} index={index}"),
         MessageBody::ReadIndexResponse { index: None, .. } => format!("{name} unknown"),
+        MessageBody::SnapshotWanted { at_least } => format!("{name} at_least={at_least}"),
     }
 }
 
