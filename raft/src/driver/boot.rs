@@ -166,8 +166,9 @@ where
         .map_err(|source| StartError::Listen { address: options.listen.clone(), source })?;
     let config = formation_config(&options, &seams, origin);
     let identity = match options.join {
-        true => formation::join(config, identity, listener.as_mut()).await?,
-        false => formation::form(config, identity, listener.as_mut()).await?,
+        // In boxes, so that whoever starts a node need not make room for all of this.
+        true => Box::pin(formation::join(config, identity, listener.as_mut())).await?,
+        false => Box::pin(formation::form(config, identity, listener.as_mut())).await?,
     };
     let Some(record) = &identity.cluster else { panic!("formation ended without a cluster") };
     let formed = record.configuration();
@@ -177,7 +178,7 @@ where
     };
     let begun = Begun { options, seams, lock, identity, formed, wal_lane };
     let wire = Transport::start(transport_config(&begun, &opened), listener);
-    let (opened, wire) = bring_together(&begun, opened, wire).await?;
+    let (opened, wire) = Box::pin(bring_together(&begun, opened, wire)).await?;
     let raft = make_core(&begun.options, &opened, &begun.formed)?;
     Ok(run(begun, opened, wire, raft))
 }

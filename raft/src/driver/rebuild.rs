@@ -60,7 +60,9 @@ pub(super) fn reconcile<S: StateMachine>(
         };
         tracing::warn!(%store, %log, snapshot = %file.meta.last, "the store is behind the log: rebuilding it");
         match install_file(&mut opened.machine, &opened.snapshots, &file) {
-            Ok(()) => {}
+            Ok(()) => {
+                crate::sometimes!("boot/store-rebuilt");
+            }
             // Only if it is damaged: it may also be that the store could not take it, for want of room say.
             Err(why) if is_own && !is_alone && is_damaged(&opened.snapshots, &file) => {
                 tracing::error!(
@@ -77,6 +79,7 @@ pub(super) fn reconcile<S: StateMachine>(
     let store = opened.machine.applied().last;
     if term_at(&opened.recovered, store.index) != Some(store.term) {
         tracing::info!(%store, "the log does not have the last entry of the state: beginning it anew behind that");
+        crate::sometimes!("boot/log-begun-anew");
         opened.wal.reset(store)?;
         opened.recovered.prev = store;
         opened.recovered.entries.clear();

@@ -81,7 +81,7 @@ impl World {
     /// Starts three nodes at once and waits for all.
     async fn start_three(&mut self, disks: &[CrashDisk; 3]) -> [Result<Formed, FormationError>; 3] {
         let [one, two, three] = [1, 2, 3].map(|id| self.start(id as u64, &disks[id - 1], &[1, 2, 3]));
-        within(LONG, async { tokio::join!(one, two, three) }).await.into()
+        Box::pin(within(LONG, async { tokio::join!(one, two, three) })).await.into()
     }
 }
 
@@ -321,7 +321,7 @@ async fn members_that_are_restored_from_one_file_form_one_cluster_and_it_says_so
     };
     let all = [begin(1, origin(7)), begin(2, origin(7)), begin(3, origin(7))];
     let [one, two, three] = all;
-    let (one, two, three) = within(LONG, async { tokio::join!(one, two, three) }).await;
+    let (one, two, three) = Box::pin(within(LONG, async { tokio::join!(one, two, three) })).await;
     assert_eq!(record(&one).origin, origin(7));
     assert_eq!(record(&two), record(&one));
     assert_eq!(record(&three), record(&one));
@@ -498,7 +498,7 @@ async fn the_record_has_every_members_address_and_context_as_the_forming_node_li
         Box::pin(start(config, id, false))
     });
     let [one, two, three] = starts;
-    let formed = within(LONG, async { tokio::join!(one, two, three) }).await;
+    let formed = Box::pin(within(LONG, async { tokio::join!(one, two, three) })).await;
     let record = self::record(&formed.2);
     for (id, disk) in (1..).zip(&disks) {
         let incarnation = load(disk, Path::new(DIR)).unwrap().unwrap().incarnation;

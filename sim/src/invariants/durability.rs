@@ -95,7 +95,8 @@ mod tests {
         let shared: SharedDisk = Arc::new(disk.clone());
         raft::disk::Disk::create_dir_all(&disk, dir).unwrap();
         let mut record = identity::open(&*shared, dir, NodeId(1), 7).unwrap();
-        record.cluster = Some(identity::ClusterRecord { cluster: 3, members: Default::default() });
+        record.cluster =
+            Some(identity::ClusterRecord { cluster: 3, members: Default::default(), origin: None });
         record.log_created = true;
         identity::store(&*shared, dir, &record).unwrap();
         raft::disk::Disk::sync_dir(&disk, Path::new("/")).unwrap();

@@ -88,7 +88,7 @@ impl fmt::Display for Said<'_> {
                 write!(f, " prev={} entries={} commit={commit}", prev, entries.len())
             }
             MessageBody::AppendAccepted { matched } => write!(f, " matched={matched}"),
-            MessageBody::AppendRejected { prev_index, hint } => {
+            MessageBody::AppendRejected { prev_index, hint, .. } => {
                 write!(f, " prev={prev_index} hint={}", hint)
             }
             MessageBody::Heartbeat { commit, round, lease } => {

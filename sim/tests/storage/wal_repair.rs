@@ -28,7 +28,7 @@ fn closed(script: &[Op]) -> (SimDisk, Model) {
     (disk, model)
 }
 
-fn wipe(disk: &SimDisk, path: &PathBuf, from: u64, bytes: usize) {
+fn wipe(disk: &SimDisk, path: &std::path::Path, from: u64, bytes: usize) {
     disk.damage(path, from, &vec![0x5a; bytes]).unwrap();
 }
 
