@@ -27,6 +27,7 @@ const fn of_leases(id: &'static str) -> Planted {
 
 /// All of them: those of the product first, then those of the simulator.
 pub const ALL: &[Planted] = &[
+    drawn("ack-nosync"),
     drawn("ambiguous"),
     drawn("applied-split"),
     drawn("chunk-mix"),
@@ -36,8 +37,11 @@ pub const ALL: &[Planted] = &[
     drawn("conf-early"),
     drawn("conf-rollback"),
     drawn("corrupt-as-torn"),
+    drawn("damage-forgotten"),
+    drawn("damaged-vote"),
     drawn("dedup-skip"),
     drawn("dirsync"),
+    drawn("diverge"),
     drawn("double-recovery"),
     drawn("dup-vote"),
     drawn("eager-trunc"),
@@ -53,6 +57,8 @@ pub const ALL: &[Planted] = &[
     drawn("logcmp"),
     drawn("misdirect"),
     drawn("noncontig"),
+    drawn("nospace-ignored"),
+    drawn("nospace-sticky"),
     drawn("persist-aba"),
     drawn("prev-compacted"),
     drawn("prevote-term"),

@@ -233,7 +233,8 @@ mod imp {
         let plan = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
         let plan: serde_json::Value = serde_json::from_str(&plan).map_err(|error| error.to_string())?;
         let count = |name: &str| plan[name].as_array().map_or(usize::MAX, Vec::len);
-        if count("operations") > 60 || count("faults") > 15 {
+        // A tenth of the 1,200 operations at most.
+        if count("operations") > 120 || count("faults") > 15 {
             return Err(format!("a small plan is not that large:\n{text}"));
         }
         Ok(())

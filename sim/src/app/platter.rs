@@ -18,8 +18,9 @@ use crate::scenario::StoreKind;
 
 /// A small cache: the stores are small, and every node has one.
 const CACHE_BYTES: u64 = 4 << 20;
-/// Small segments: sled zeroes buffers of this size whenever a store is opened, and here that is often.
-const SEGMENT_BYTES: usize = 128 << 10;
+/// The segments of the product: with smaller ones sled puts what is larger than a quarter of a segment into blobs, which
+/// `SledStore` refuses; a leaf of large values is.
+const SEGMENT_BYTES: usize = 512 * 1024;
 
 /// The files of one store, by their path in its directory.
 type Files = BTreeMap<PathBuf, Vec<u8>>;

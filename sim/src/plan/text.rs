@@ -114,18 +114,25 @@ impl fmt::Display for Fault {
             Self::ClockFreeze { node, for_ns } => {
                 write!(f, "clock of {node} stands still for {}", Millis(*for_ns))
             }
-            Self::Change { steps } => {
-                for (i, step) in steps.iter().enumerate() {
-                    write!(f, "{}{step}", if i == 0 { "change: " } else { ", " })?;
-                }
-                Ok(())
-            }
+            Self::Change { steps } => write!(f, "change: {}", Steps(steps)),
             Self::Replace { old } => write!(f, "a spare machine takes the place of {old}"),
             Self::Transfer { to: None } => f.write_str("the leader hands over"),
             Self::Transfer { to: Some(to) } => write!(f, "the leader hands over to n{to}"),
             Self::Wipe { node } => write!(f, "{node} comes back with an empty disk"),
             Self::Lease { on } => write!(f, "leases are switched {}", if *on { "on" } else { "off" }),
         }
+    }
+}
+
+/// The steps of a change, for people.
+struct Steps<'a>(&'a [Step]);
+
+impl fmt::Display for Steps<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, step) in self.0.iter().enumerate() {
+            write!(f, "{}{step}", if i == 0 { "" } else { ", " })?;
+        }
+        Ok(())
     }
 }
 
