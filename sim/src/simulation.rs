@@ -28,7 +28,7 @@ use crate::marks::Marks;
 use crate::nemesis::Nemesis;
 use crate::network::Network;
 use crate::plan::Plan;
-use crate::random::{Random, derive};
+use crate::random::derive;
 use crate::report::{Failure, Figures, SeedReport};
 use crate::scenario::StoreKind;
 use crate::time::VirtualTime;
