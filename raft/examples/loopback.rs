@@ -5,6 +5,7 @@
 //! ```
 #![allow(clippy::print_stdout, reason = "figures for people")]
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::sync::Arc;
 
@@ -38,6 +39,7 @@ fn node(
         address: listener.local_address(),
         configuration: record.configuration(),
         overrides: [(NodeId(3 - id), peer)].into(),
+        removed: BTreeSet::new(),
         identity: Identity { member: NodeId(id), incarnation: id, cluster: Some(record), log_created: true },
         snapshots: Arc::new(snapshots),
         options: PeerOptions::default(),

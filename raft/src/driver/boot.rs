@@ -17,7 +17,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::blocking::Lane;
-use crate::core::{Boot, Configuration, Entry, LogId, Payload, Raft};
+use crate::core::{Boot, Configuration, Entry, LogId, NodeId, Payload, Raft};
 use crate::disk::{DirLock, SharedDisk};
 use crate::formation::{self, FormationConfig, FormationError};
 use crate::identity::{self, Identity, IdentityError};
@@ -102,6 +102,17 @@ pub enum StartError {
         dir: PathBuf,
         /// What the cluster begins with.
         origin: Origin,
+    },
+    /// The state is lost, and nobody sends it again: the cluster has this member no more.
+    #[error(
+        "{member} was removed from the cluster, as {by} says, and its id is not used again: start with an empty data \
+         directory and an id that was never used, and add that as a new member"
+    )]
+    Removed {
+        /// This node.
+        member: NodeId,
+        /// Who said so.
+        by: NodeId,
     },
     /// The options contradict each other.
     #[error("the configuration is not usable: {0}")]
@@ -203,7 +214,7 @@ async fn bring_together<S: StateMachine>(
         opened = back;
         let Some(at_least) = missing else { return Ok((opened, wire)) };
         let term = opened.recovered.hard_state.term;
-        received = Some(helpers.ask(&mut wire, &seams.clock, term, at_least).await);
+        received = Some(helpers.ask(&mut wire, &seams.clock, term, at_least).await?);
     }
 }
 
@@ -228,6 +239,8 @@ fn transport_config<S: StateMachine>(begun: &Begun, opened: &Opened<S>) -> Trans
         address: addresses.get(&options.core.id).cloned().unwrap_or_default(),
         configuration: newest_configuration(opened, formed),
         overrides: addresses,
+        // What the log has behind that may yet be taken back.
+        removed: opened.machine.applied().configuration.map(|applied| applied.removed).unwrap_or_default(),
         snapshots: Arc::clone(&opened.snapshots),
         options: PeerOptions { free_bytes_min: options.space.critical_bytes, ..options.peer.clone() },
         seed: options.core.seed,

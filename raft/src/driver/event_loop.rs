@@ -94,6 +94,8 @@ pub(super) struct EventLoop<S: StateMachine> {
     pub(super) addresses: BTreeMap<NodeId, String>,
     /// Who is reached though the configuration in force does not name him.
     pub(super) retained: BTreeSet<NodeId>,
+    /// Who is told that he was removed.
+    pub(super) removed: BTreeSet<NodeId>,
     pub(super) options: NodeOptions,
     pub(super) observer: Option<Arc<dyn Observer>>,
     pub(super) leadership: watch::Sender<Leadership>,
@@ -104,6 +106,8 @@ pub(super) struct EventLoop<S: StateMachine> {
     pub(super) hand_overs: HandOvers,
     /// How many ticks are left until this node, which was removed, stops.
     pub(super) removed_ticks_left: Option<u32>,
+    /// Who told this node that it was removed, before it knew.
+    pub(super) told_removed_by: Option<NodeId>,
     proposals: Proposals<S::Response>,
     reads: Reads,
     owed: VecDeque<Owed>,
@@ -180,6 +184,7 @@ impl<S: StateMachine> EventLoop<S> {
             clock,
             addresses,
             retained: BTreeSet::new(),
+            removed: BTreeSet::new(),
             observer: options.observer.clone(),
             options,
             leadership,
@@ -189,6 +194,7 @@ impl<S: StateMachine> EventLoop<S> {
             changes: Changes::new(patience),
             hand_overs: HandOvers::new(id, patience),
             removed_ticks_left: None,
+            told_removed_by: None,
             proposals: Proposals::new(),
             reads: Reads::new(),
             owed: VecDeque::new(),
@@ -419,6 +425,7 @@ impl<S: StateMachine> EventLoop<S> {
                 self.observe_time();
                 self.raft.report_disconnected(peer);
             }
+            Incoming::Removed { by } => self.on_told_removed(by),
         }
         None
     }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::core::{Configuration, Event, Index, RoleName};
+use crate::core::{Configuration, Event, Index, NodeId, RoleName};
 use crate::state_machine::StateMachine;
 
 use super::event_loop::EventLoop;
-use super::membership::{Membership, retained};
+use super::membership::{Membership, removed, retained};
 
 impl<S: StateMachine> EventLoop<S> {
     pub(super) fn on_event(&mut self, event: &Event) {
@@ -78,42 +78,58 @@ impl<S: StateMachine> EventLoop<S> {
 
     /// Has the transport reach whom it must reach now. `changed`: the configuration in force is another one.
     pub(super) fn reconcile_peers(&mut self, changed: bool) {
-        let retained = retained(&self.raft);
-        if changed || retained != self.retained {
-            self.transport.set_members(self.raft.configuration(), &self.addresses, &retained);
-            self.retained = retained;
+        let (retained, removed) = (retained(&self.raft), removed(&self.raft));
+        if changed || retained != self.retained || removed != self.removed {
+            let configuration = self.raft.configuration();
+            self.transport.set_members(configuration, &self.addresses, &retained, removed.clone());
+            (self.retained, self.removed) = (retained, removed);
         }
     }
 
-    /// A node that was removed goes on for an election timeout after it has applied that and no longer leads (§4.2.2):
-    /// whoever asked it for the change is to get an answer. Meanwhile it makes sure that it will know at its next
-    /// start: the others no longer talk to it, so it could not learn it again.
+    /// A member says that this node was removed. It knows that from a committed configuration of the same cluster
+    /// (`removed`), so it is so, and whatever this node has of the log.
+    pub(super) fn on_told_removed(&mut self, by: NodeId) {
+        if self.told_removed_by.is_none() && self.known_removed().is_none() {
+            crate::sometimes!("membership/told-that-it-was-removed");
+            tracing::warn!(id = %self.options.core.id, %by, "this node was removed from the cluster, as another says");
+            self.told_removed_by = Some(by);
+        }
+    }
+
+    /// If this node has applied that it was removed: the index of the configuration that says so.
+    fn known_removed(&self) -> Option<Index> {
+        let now = self.membership.borrow();
+        let is_removed = now.committed && now.configuration.removed.contains(&self.options.core.id);
+        (is_removed && now.index <= self.state.applied.index).then_some(now.index)
+    }
+
+    /// A node that was removed goes on for an election timeout after it has applied that, or was told, and no longer
+    /// leads (§4.2.2): whoever asked it for the change is to get an answer. Meanwhile it makes sure that it will know at
+    /// its next start what it has applied. What it was merely told it will be told again.
     pub(super) fn tick_membership(&mut self) {
         if !self.retained.is_empty() {
             self.reconcile_peers(false);
         }
-        let id = self.options.core.id;
-        let (removed, index) = {
-            let now = self.membership.borrow();
-            (now.committed && now.configuration.removed.contains(&id), now.index)
-        };
-        if !removed || index > self.state.applied.index || self.raft.role() == RoleName::Leader {
+        let known = self.known_removed();
+        let is_removed = known.is_some() || self.told_removed_by.is_some();
+        if !is_removed || self.raft.role() == RoleName::Leader {
             return;
         }
         match &mut self.removed_ticks_left {
             None => {
-                tracing::warn!(%id, "this node was removed from the cluster, and stops");
+                tracing::warn!(id = %self.options.core.id, "this node was removed from the cluster, and stops");
                 self.removed_ticks_left = Some(self.options.core.election_timeout_ticks);
             }
             Some(left) => *left = left.saturating_sub(1),
         }
-        if self.state.checkpoint.index < index {
+        if known.is_some_and(|index| self.state.checkpoint.index < index) {
             self.begin_checkpoint();
         }
     }
 
     /// Whether this node was removed, and all is done that comes of it.
     pub(super) fn is_removed(&self) -> bool {
-        self.removed_ticks_left == Some(0) && self.state.checkpoint.index >= self.membership.borrow().index
+        let is_kept = self.known_removed().is_none_or(|index| self.state.checkpoint.index >= index);
+        self.removed_ticks_left == Some(0) && is_kept
     }
 }

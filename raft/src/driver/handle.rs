@@ -120,7 +120,8 @@ pub enum StopReason {
     /// It was asked to.
     #[error("shut down")]
     Shutdown,
-    /// It is no longer a member: another change of membership removed it, and it has applied that.
+    /// It is no longer a member: a change of membership removed it, and it has applied that, or a member refuses it
+    /// because of that.
     #[error(
         "this node was removed from the cluster; to have it back, start it with an empty data directory and an id \
          that was never used, and add it as a new member"

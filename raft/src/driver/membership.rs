@@ -151,6 +151,14 @@ pub(super) fn retained(raft: &Raft) -> BTreeSet<NodeId> {
     retained
 }
 
+/// Who may be told that he was removed, and stops then: whom a configuration says so that is known to be committed.
+///
+/// It will be said by every later one, too, for an id is not used again. So whoever hears it from any member of his own
+/// cluster need not ask another: he is needed for nothing any more.
+pub(super) fn removed(raft: &Raft) -> BTreeSet<NodeId> {
+    raft.configuration_at(raft.commit()).map(|committed| committed.removed.clone()).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,5 +268,13 @@ mod tests {
             "the committed configuration still has it"
         );
         assert_eq!(retained(&booted(&log, 2)), BTreeSet::new());
+    }
+
+    #[test]
+    fn who_was_removed_is_told_only_by_what_is_committed() {
+        let without = Configuration { removed: [NodeId(3)].into(), ..of(&[1, 2]) };
+        let log = [joint(&[1, 2], &[1, 2, 3]), without];
+        assert_eq!(removed(&booted(&log, 1)), BTreeSet::new(), "that may yet be taken back");
+        assert_eq!(removed(&booted(&log, 2)), BTreeSet::from([NodeId(3)]));
     }
 }

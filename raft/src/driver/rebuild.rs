@@ -130,7 +130,7 @@ impl Helpers {
         clock: &SharedClock,
         term: Term,
         at_least: Index,
-    ) -> SnapshotFile {
+    ) -> Result<SnapshotFile, StartError> {
         loop {
             let Some(&to) = self.members.get(self.next % self.members.len().max(1)) else {
                 return std::future::pending().await;
@@ -143,21 +143,28 @@ impl Helpers {
                 let body = MessageBody::SnapshotWanted { at_least };
                 transport.send(Message { from: self.id, to, term, body });
                 let until = (clock.now() + ASK_EVERY).min(end);
-                if let Ok(file) = timeout_at(clock.as_ref(), until, next_snapshot(incoming, at_least)).await {
-                    return file;
+                match timeout_at(clock.as_ref(), until, next_snapshot(incoming, at_least)).await {
+                    Ok(Ok(file)) => return Ok(file),
+                    Ok(Err(by)) => return Err(StartError::Removed { member: self.id, by }),
+                    Err(_) => {}
                 }
             }
         }
     }
 }
 
-/// Waits for a snapshot that reaches far enough. Everything else that peers say is dropped, as if this node were down.
-async fn next_snapshot(incoming: &mut IncomingReceiver, at_least: Index) -> SnapshotFile {
+/// Waits for a snapshot that reaches far enough, or for a member to say that this node was removed: then nobody will send
+/// one. Everything else that peers say is dropped, as if this node were down.
+async fn next_snapshot(incoming: &mut IncomingReceiver, at_least: Index) -> Result<SnapshotFile, NodeId> {
     loop {
         match incoming.recv().await {
             Some(Incoming::Snapshot { from, file, .. }) if file.meta.last.index >= at_least => {
                 tracing::info!(%from, last = %file.meta.last, bytes = file.bytes, "received a snapshot");
-                return file;
+                return Ok(file);
+            }
+            Some(Incoming::Removed { by }) => {
+                crate::sometimes!("boot/told-that-it-was-removed");
+                return Err(by);
             }
             Some(_) => {}
             // The transport is going down, and this with it.

@@ -34,7 +34,8 @@ impl Formed {
     fn configure(&self, change: impl FnOnce(&mut Configuration)) {
         let mut configuration = self.identity.cluster.as_ref().expect("formed").configuration();
         change(&mut configuration);
-        self.transport.0.set_members(&configuration, &BTreeMap::new(), &BTreeSet::new());
+        let removed = configuration.removed.clone();
+        self.transport.0.set_members(&configuration, &BTreeMap::new(), &BTreeSet::new(), removed);
     }
 }
 
@@ -107,6 +108,7 @@ async fn start(config: FormationConfig, id: u64, joins: bool) -> Result<Formed, 
         address,
         configuration: record.configuration(),
         overrides: BTreeMap::new(),
+        removed: BTreeSet::new(),
         snapshots: Arc::new(snapshots.unwrap()),
         options: config.options,
         seed: config.seed,

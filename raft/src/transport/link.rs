@@ -108,7 +108,15 @@ impl Link {
                         self.backoff.reset();
                     }
                 }
-                Err(error) => self.log(&error),
+                Err(error) => {
+                    self.log(&error);
+                    let by = self.to;
+                    if matches!(error, DialError::Refused(Refusal::Removed))
+                        && self.tell(Incoming::Removed { by }).await.is_err()
+                    {
+                        return;
+                    }
+                }
             }
             self.tried();
             if self.tell_connected(false).await.is_err() || !self.tell_unreachable().await {

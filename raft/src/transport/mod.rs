@@ -149,6 +149,8 @@ pub struct TransportConfig {
     pub configuration: Configuration,
     /// As for [`Transport::set_members`].
     pub overrides: BTreeMap<NodeId, String>,
+    /// As for [`Transport::set_members`].
+    pub removed: BTreeSet<NodeId>,
     /// Where snapshots lie.
     pub snapshots: Arc<SnapshotDir>,
     /// Limits and patience.
@@ -191,6 +193,12 @@ pub enum Incoming {
     /// A stream broke, the one to this peer or the one from it: most likely its process is gone. Said once, and at
     /// once. If it was the one to the peer, [`Unreachable`](Self::Unreachable) follows.
     Disconnected(NodeId),
+    /// This member of the same cluster refuses this node, for it knows of a committed configuration by which this node
+    /// was removed. Said each time that it refuses.
+    Removed {
+        /// Who says so.
+        by: NodeId,
+    },
 }
 
 /// What the tasks of a transport share.
@@ -288,7 +296,7 @@ impl Transport {
                 random: SplitMix::derived(seed, 0x7265_6164),
             }),
         };
-        transport.set_members(&config.configuration, &config.overrides, &BTreeSet::new());
+        transport.set_members(&config.configuration, &config.overrides, &BTreeSet::new(), config.removed);
         (transport, receiver)
     }
 
@@ -324,12 +332,16 @@ impl Transport {
     ///
     /// Those in `retain` are peers still, though the configuration names them no more: they are leaving, and get the
     /// entries up to the one that removes them. All others that are members no longer are let go: their streams are
-    /// closed in both directions, and those that were removed are told so from now on.
+    /// closed in both directions.
+    ///
+    /// Those in `removed` are told from now on that they were removed, and stop: so a *committed* configuration must say
+    /// it. One that is not committed may be taken back, and whom it leaves out may be needed for that.
     pub fn set_members(
         &self,
         configuration: &Configuration,
         overrides: &BTreeMap<NodeId, String>,
         retain: &BTreeSet<NodeId>,
+        removed: BTreeSet<NodeId>,
     ) {
         let mut peers = self.lock();
         if peers.accept.is_none() {
@@ -359,7 +371,7 @@ impl Transport {
                 peer
             })
             .collect();
-        let removed = configuration.removed.difference(retain).copied().collect();
+        let removed = removed.into_iter().filter(|id| !retain.contains(id)).collect();
         let expelled = self.shared.directory.update(incarnations, removed);
         for id in expelled {
             self.shared.streams.close(id);

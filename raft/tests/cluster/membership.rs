@@ -239,7 +239,24 @@ async fn most_of_the_voters_are_replaced_in_one_change() {
 }
 
 #[tokio::test]
-async fn one_that_was_down_when_it_was_removed_disturbs_nobody() {
+async fn who_is_removed_together_with_the_leader_stops_too() {
+    let mut cluster = running(3).await;
+    cluster.propose("a").await;
+    let leader = cluster.leader().await;
+    let with_it = cluster.follower().await;
+    let stays = [1, 2, 3].map(NodeId).into_iter().find(|id| ![leader, with_it].contains(id)).unwrap();
+    // The successor knows nothing of the other that left.
+    let configuration = change(&cluster, &[Change::Remove(leader), Change::Remove(with_it)]).await;
+    assert_eq!(configuration.voters, [stays].into());
+    for id in [leader, with_it] {
+        assert_eq!(*within("its stop", cluster.node(id).stopped()).await, StopReason::Removed, "{id}");
+        cluster.kill(id);
+    }
+    assert_eq!(cluster.propose("b").await, 2);
+}
+
+#[tokio::test]
+async fn one_that_was_down_when_it_was_removed_is_told_when_it_is_back_and_disturbs_nobody() {
     let mut cluster = running(3).await;
     cluster.propose("a").await;
     let gone = cluster.follower().await;
@@ -247,13 +264,15 @@ async fn one_that_was_down_when_it_was_removed_disturbs_nobody() {
     change(&cluster, &[Change::Remove(gone)]).await;
     let leader = cluster.leader().await;
     let term = cluster.term(leader);
-    let back =
-        cluster.begin(gone, |options| options.core.election_timeout_ticks = 10).await.unwrap().unwrap();
-    // Several times its election timeout.
-    for _ in 0..200 {
-        pause().await;
+    // Nothing of it is in its log, now or at any later start.
+    for _ in 0..2 {
+        let back = cluster.begin(gone, |options| options.core.election_timeout_ticks = 10);
+        let back = within("the start", back).await.unwrap().unwrap();
+        assert_eq!(*within("its stop", back.stopped()).await, StopReason::Removed);
+        assert_eq!(back.leadership().borrow().leader, None);
+        cluster.nodes.insert(gone, back);
+        cluster.kill(gone);
     }
     assert_eq!(cluster.term(leader), term, "nobody heard it");
-    assert_eq!(back.leadership().borrow().leader, None);
     assert_eq!(cluster.propose("b").await, 2);
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use raft::core::{LogId, NodeId};
+use raft::core::{Change, LogId, NodeId};
 use raft::driver::StartError;
 
 use super::harness::{Cluster, within};
@@ -78,6 +78,22 @@ async fn a_damaged_snapshot_of_ones_own_does_not_keep_one_from_asking() {
     cluster.start(&[1, 2, 3]).await;
     assert_eq!(cluster.propose("one more").await, ITEMS + 1);
     cluster.reads(lost, ITEMS + 1).await;
+}
+
+#[tokio::test]
+async fn one_that_waits_for_a_state_and_was_removed_meanwhile_waits_no_longer() {
+    let mut cluster = with_short_logs(3).await;
+    let lost = NodeId(2);
+    lose_state(&mut cluster, lost);
+    lose_snapshots(&cluster, lost);
+    cluster.start(&[1, 3]).await;
+    cluster.propose("one more").await;
+    let leader = cluster.leader().await;
+    let removed = cluster.node(leader).change_membership(vec![Change::Remove(lost)]);
+    within("its removal", removed).await.unwrap();
+    let start = within("an answer", cluster.begin(lost, |_| {})).await.unwrap();
+    let Err(StartError::Removed { member, by }) = start else { panic!("it started, or: {:?}", start.err()) };
+    assert!(member == lost && by != lost);
 }
 
 // What it had acknowledged and the others need not have is still in its log: only the state is the other's.

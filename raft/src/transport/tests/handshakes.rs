@@ -29,7 +29,7 @@ async fn rest(mut stream: BoxStream) -> Vec<u8> {
 #[tokio::test(start_paused = true)]
 async fn each_mismatch_is_refused_and_named() {
     let world = World::new();
-    let mut one = world.node_with(1, |config| config.configuration.removed = [NodeId(9)].into()).await;
+    let mut one = world.node_with(1, |config| config.removed = [NodeId(9)].into()).await;
     let (lines, _guard) = Lines::listen();
     let cases = [
         (

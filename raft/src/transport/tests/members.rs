@@ -36,7 +36,12 @@ impl World {
 
 impl Node {
     fn set(&self, configuration: &Configuration) {
-        self.transport.set_members(configuration, &BTreeMap::new(), &nobody());
+        self.set_retaining(configuration, &nobody());
+    }
+
+    fn set_retaining(&self, configuration: &Configuration, retain: &BTreeSet<NodeId>) {
+        let removed = configuration.removed.clone();
+        self.transport.set_members(configuration, &BTreeMap::new(), retain, removed);
     }
 
     /// What is told of one peer, without waiting.
@@ -162,12 +167,12 @@ async fn a_stranger_that_leads_keeps_its_way_back() {
     four.transport.send(heartbeat(4, 1, 7));
     assert_eq!(one.message().await, heartbeat(4, 1, 7));
     // It leads, by entries that this node does not have yet.
-    one.transport.set_members(&of_members([1, 2, 3]), &BTreeMap::new(), &[NodeId(4)].into());
+    one.set_retaining(&of_members([1, 2, 3]), &[NodeId(4)].into());
     one.transport.send(heartbeat(1, 4, 8));
     assert_eq!(four.message().await, heartbeat(1, 4, 8));
     // Nor is it let go while it leads the cluster that has removed it.
     let removed = Configuration { removed: [NodeId(4)].into(), ..of_members(1..=3) };
-    one.transport.set_members(&removed, &BTreeMap::new(), &[NodeId(4)].into());
+    one.set_retaining(&removed, &[NodeId(4)].into());
     one.transport.send(heartbeat(1, 4, 9));
     assert_eq!(four.message().await, heartbeat(1, 4, 9));
     assert_eq!(world.net.wires("n4").len(), 1);
@@ -210,7 +215,7 @@ async fn one_that_is_leaving_is_a_peer_until_it_is_let_go_and_then_told_that_it_
     let (lines, _guard) = Lines::listen();
     let world = World::new();
     let (mut one, mut two) = world.pair().await;
-    one.transport.set_members(&without(2), &BTreeMap::new(), &[NodeId(2)].into());
+    one.set_retaining(&without(2), &[NodeId(2)].into());
     one.transport.send(heartbeat(1, 2, 1));
     assert_eq!(two.message().await, heartbeat(1, 2, 1));
     two.transport.send(heartbeat(2, 1, 2));
@@ -226,8 +231,22 @@ async fn one_that_is_leaving_is_a_peer_until_it_is_let_go_and_then_told_that_it_
     crate::clock::sleep(&*world.clock, Duration::from_secs(5)).await;
     assert_eq!(lines.with("cannot send to n1 at n1: n2 was removed from the cluster of n1").len(), 1);
     assert_eq!(lines.with("n2 was removed").len(), 2, "both ends say so");
+    let by = NodeId(1);
+    assert!(two.told_of(1).await.contains(&Incoming::Removed { by }), "the event loop is to know");
     one.transport.send(heartbeat(1, 2, 3));
     assert!(!two.told_of(1).await.iter().any(|told| matches!(told, Incoming::Message(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_told_that_he_was_removed_before_that_is_committed() {
+    let world = World::new();
+    let (one, mut two) = world.pair().await;
+    // Neither retained nor removed for good: it was to be a member by entries that are not known to be committed.
+    one.transport.set_members(&without(2), &BTreeMap::new(), &nobody(), BTreeSet::new());
+    two.disconnected(1).await;
+    crate::clock::sleep(&*world.clock, Duration::from_secs(5)).await;
+    assert!(!two.told_of(1).await.contains(&Incoming::Removed { by: NodeId(1) }));
+    assert!(world.dial(&hello(2, 1)).await.is_ok(), "it is a stranger");
 }
 
 #[tokio::test(start_paused = true)]

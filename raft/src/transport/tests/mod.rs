@@ -82,6 +82,7 @@ impl World {
             address: address(id),
             configuration: of_members(1..=3),
             overrides: BTreeMap::new(),
+            removed: BTreeSet::new(),
             snapshots,
             // Time passes in this world only when nothing moves, and many a test waits for something to move.
             options: PeerOptions { snapshot_bytes_per_second: 0, ..PeerOptions::default() },

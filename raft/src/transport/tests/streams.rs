@@ -306,7 +306,7 @@ async fn a_peer_can_move_and_leave() {
     let listener = world.net.listen("elsewhere").await.unwrap();
     let (_transport, mut moved) = Transport::start(config, listener);
     let moved_to = [(NodeId(2), "elsewhere".to_owned())].into();
-    one.transport.set_members(&of_members(1..=3), &moved_to, &BTreeSet::new());
+    one.transport.set_members(&of_members(1..=3), &moved_to, &BTreeSet::new(), BTreeSet::new());
     one.connected(2).await;
     one.transport.send(heartbeat(1, 2, 1));
     let mut told = Vec::new();
@@ -318,7 +318,7 @@ async fn a_peer_can_move_and_leave() {
 
     let (lines, _guard) = Lines::listen();
     let without = Configuration { removed: [NodeId(2)].into(), ..of_members([1, 3]) };
-    one.transport.set_members(&without, &BTreeMap::new(), &BTreeSet::new());
+    one.transport.set_members(&without, &BTreeMap::new(), &BTreeSet::new(), [NodeId(2)].into());
     while within(LONG, moved.recv()).await.unwrap() != Incoming::Disconnected(NodeId(1)) {}
     crate::clock::sleep(&*world.clock, Duration::from_secs(5)).await;
     while let Ok(incoming) = moved.try_recv() {
@@ -349,7 +349,7 @@ async fn shutdown_leaves_no_task_behind() {
         assert!(!matches!(incoming, Incoming::Message(_)));
     }
     one.transport.send(heartbeat(1, 2, 1));
-    one.transport.set_members(&of_members(1..=2), &BTreeMap::new(), &BTreeSet::new());
+    one.transport.set_members(&of_members(1..=2), &BTreeMap::new(), &BTreeSet::new(), BTreeSet::new());
     drop(two);
     drop(one);
     settle().await;

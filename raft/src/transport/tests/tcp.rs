@@ -95,6 +95,7 @@ fn real_node(id: u64, peer: &str, listener: Box<dyn Listener>) -> RealNode {
         address: listener.local_address(),
         configuration: of_members(1..=2),
         overrides: [(NodeId(3 - id), peer.to_owned())].into(),
+        removed: BTreeSet::new(),
         snapshots: Arc::clone(&snapshots),
         options: PeerOptions { backoff_max: Duration::from_millis(50), ..PeerOptions::default() },
         seed: id,
