@@ -264,6 +264,13 @@ async fn one_that_was_down_when_it_was_removed_is_told_when_it_is_back_and_distu
     change(&cluster, &[Change::Remove(gone)]).await;
     let leader = cluster.leader().await;
     let term = cluster.term(leader);
+    let supplies = async || {
+        let peers = cluster.node(leader).status().await.unwrap().core.peers;
+        peers.iter().any(|peer| peer.id == gone)
+    };
+    while supplies().await {
+        pause().await;
+    }
     // Nothing of it is in its log, now or at any later start.
     for _ in 0..2 {
         let back = cluster.begin(gone, |options| options.core.election_timeout_ticks = 10);
