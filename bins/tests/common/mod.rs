@@ -87,10 +87,55 @@ impl Cluster {
 
     pub(crate) fn started() -> Self {
         let mut cluster = Self::configured();
-        for id in 1..=3 {
-            cluster.start(id);
-        }
+        cluster.start_all();
         cluster
+    }
+
+    pub(crate) fn start_all(&mut self) {
+        for id in 1..=self.nodes.len() {
+            self.start(id);
+        }
+    }
+
+    /// Sets limits of node `id` to other values than its file has.
+    pub(crate) fn limit(&self, id: usize, limits: &[(&str, u64)]) {
+        let text = std::fs::read_to_string(self.config(id)).unwrap();
+        let others = |line: &&str| !limits.iter().any(|(key, _)| line.starts_with(&format!("{key} = ")));
+        let mut text: String = text.lines().filter(others).map(|line| format!("{line}\n")).collect();
+        if !text.contains("[limits]") {
+            text.push_str("[limits]\n");
+        }
+        let set: String = limits.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+        std::fs::write(self.config(id), text.replace("[limits]\n", &format!("[limits]\n{set}"))).unwrap();
+    }
+
+    /// The data directory of node `id`.
+    pub(crate) fn data_dir(&self, id: usize) -> PathBuf {
+        self.dir.path().join(id.to_string())
+    }
+
+    /// Whether the process of node `id` has ended by itself; with which exit code.
+    pub(crate) fn ended(&mut self, id: usize) -> Option<i32> {
+        let process = self.nodes[id - 1].as_mut()?;
+        let status = process.child.try_wait().unwrap()?;
+        Some(status.code().unwrap_or(-1))
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub(crate) fn stop(&mut self, id: usize) {
+        if let Some(process) = &mut self.nodes[id - 1] {
+            process.terminate();
+            let _ = process.child.wait();
+        }
+        self.nodes[id - 1] = None;
+    }
+
+    /// What node `id` says of itself, if it answers.
+    pub(crate) fn node_status(&self, id: usize) -> Option<serde_json::Value> {
+        let endpoint = &self.endpoints[id - 1];
+        let args = ["status", "--json", "--endpoints", endpoint];
+        let said: serde_json::Value = serde_json::from_slice(&raftkv(&args, "").stdout).ok()?;
+        said["nodes"].as_array()?.iter().find(|node| node["id"] == id).cloned()
     }
 
     /// Configures a machine that may join as member `id`, the next one; says how it is named to `member add`.
