@@ -233,8 +233,12 @@ impl Cluster {
 }
 
 pub(crate) fn client(endpoints: &[String], seed: u64) -> Client {
-    let options =
-        ClientOptions { request_timeout: Duration::from_secs(10), seed, ..ClientOptions::default() };
+    patient_client(endpoints, seed, Duration::from_secs(10))
+}
+
+/// A client that gives up after so long.
+pub(crate) fn patient_client(endpoints: &[String], seed: u64, request_timeout: Duration) -> Client {
+    let options = ClientOptions { request_timeout, seed, ..ClientOptions::default() };
     Client::new(Arc::new(RealClock), Arc::new(RealNet), endpoints.iter().cloned(), options).unwrap()
 }
 
