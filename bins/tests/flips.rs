@@ -49,9 +49,6 @@ const KINDS: [(&str, &str, At); 15] = [
 /// Small, so that there are several segments.
 const LIMITS: [(&str, u64); 3] =
     [("request_bytes", 1 << 20), ("segment_bytes", 2 << 20), ("ballast_bytes", 4 << 20)];
-/// More than a checkpoint needs to be due: so that there are rows in the store, and a log that does not reach back.
-const BIG: (usize, usize) = (36, 1_000_000);
-
 /// The node whose files are hit. It does not matter which one it is, and may be the leader or not.
 const HIT: usize = 2;
 
@@ -131,18 +128,7 @@ impl World {
         let mut world = Self { cluster, client, acked: BTreeMap::new() };
         run(eventually(20, "a leader serves", || async { world.client.get("x").await.is_ok() }));
         world.write(60, 2_000);
-        run(async {
-            for n in 0..BIG.0 {
-                world.client.put(format!("big{n}"), vec![b'b'; BIG.1]).await.unwrap();
-            }
-            world.client.delete(KeyRange::Prefix("big".into()), false).await.unwrap();
-            world.client.compact(60 + BIG.0 as u64 + 1).await.unwrap();
-        });
-        for id in 1..=3 {
-            let checkpoint =
-                || world.cluster.node_status(id).and_then(|status| status["checkpoint"].as_u64());
-            run(eventually(20, "a checkpoint is written", || async { checkpoint() > Some(60) }));
-        }
+        world.cluster.fill_stores(&world.client);
         world
     }
 
@@ -158,12 +144,7 @@ impl World {
 
     /// Gives node `id` a snapshot, a checkpoint, and a log behind both.
     fn prepare(&mut self, id: usize) {
-        let file = self.cluster.dir.path().join("backup");
-        let endpoint = self.cluster.endpoints[id - 1].clone();
-        let args = ["snapshot", "save", file.to_str().unwrap(), "--timeout", "20", "--endpoints", &endpoint];
-        let output = common::raftkv(&args, "");
-        assert_eq!(code(&output), 0, "{}\n{}", stderr(&output), self.cluster.log(id));
-        std::fs::remove_file(file).unwrap();
+        self.cluster.take_snapshot(id);
         self.write(20, 500);
         self.outcome(id);
     }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use kv::client::{Client, ClientOptions};
+use kv::client::{Client, ClientOptions, Writer};
+use kv::command::KeyRange;
 use raft::clock::{Clock, Monotonic, RealClock};
 use raft::net::RealNet;
 
@@ -107,6 +108,34 @@ impl Cluster {
         }
         let set: String = limits.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
         std::fs::write(self.config(id), text.replace("[limits]\n", &format!("[limits]\n{set}"))).unwrap();
+    }
+
+    /// Writes and deletes so much that every node writes a checkpoint: now there are rows in the stores, and after the
+    /// next snapshot the logs no longer reach back to the beginning.
+    pub(crate) fn fill_stores(&self, client: &Client) {
+        const VALUES: u64 = 36;
+        let before = run(async {
+            let before = client.put("filling", "").await.unwrap();
+            for n in 0..VALUES {
+                client.put(format!("filling/{n}"), vec![b'f'; 1_000_000]).await.unwrap();
+            }
+            client.delete(KeyRange::Prefix("filling".into()), false).await.unwrap();
+            client.compact(before + VALUES + 1).await.unwrap();
+            before
+        });
+        for id in 1..=self.nodes.len() {
+            let checkpoint = || self.node_status(id).and_then(|status| status["checkpoint"].as_u64());
+            run(eventually(30, "a checkpoint is written", || async { checkpoint() > Some(before) }));
+        }
+    }
+
+    /// Has node `id` write a snapshot of all that was acknowledged.
+    pub(crate) fn take_snapshot(&self, id: usize) {
+        let file = self.dir.path().join("backup").display().to_string();
+        let args = ["snapshot", "save", &file, "--timeout", "20", "--endpoints", &self.endpoints[id - 1]];
+        let output = raftkv(&args, "");
+        assert_eq!(code(&output), 0, "{}\n{}", stderr(&output), self.log(id));
+        std::fs::remove_file(file).unwrap();
     }
 
     /// The data directory of node `id`.
