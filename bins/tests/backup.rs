@@ -49,6 +49,11 @@ fn a_backup_of_a_running_cluster_becomes_another_cluster() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&other, &bytes).unwrap();
+    // The part that is damaged is named, and not only that something is.
+    let said = stderr(&raftkv(&["snapshot", "status", &other], ""));
+    let offset = said.split_once("is damaged at offset ").and_then(|(_, rest)| rest.split_once(':'));
+    let offset = offset.and_then(|(offset, _)| offset.parse::<usize>().ok());
+    assert!(offset.is_some_and(|offset| offset <= middle), "{said}");
     for (args, expected) in [
         (vec!["snapshot", "status", &other], 1),
         (vec!["snapshot", "status", "/nonexistent"], 2),
