@@ -40,7 +40,7 @@ struct Args {
 }
 
 fn args() -> Result<Args, Failure> {
-    let mut args = Args { json: false, dir: ".".into(), rounds: 400, entries: 1_000_000 };
+    let mut args = Args { json: false, dir: ".".into(), rounds: 2000, entries: 1_000_000 };
     let mut given = std::env::args().skip(1);
     while let Some(flag) = given.next() {
         let mut value = || given.next().ok_or(format!("{flag} needs a value"));

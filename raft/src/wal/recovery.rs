@@ -487,6 +487,7 @@ impl Replay {
         while self.kept_bytes > bytes
             && let Some(entry) = self.entries.pop_front_if(|entry| entry.index <= applied)
         {
+            crate::sometimes!("wal/opened-in-part");
             self.kept_bytes -= entry.size_bytes();
             self.prev = entry.log_id();
         }
