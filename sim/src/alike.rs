@@ -307,7 +307,7 @@ fn loopback_tcp_is_what_the_text_says() {
             let net: SharedNet = Arc::new(RealNet);
             let setting = Setting {
                 net: [Arc::clone(&net), net],
-                clock: Arc::new(RealClock::default()),
+                clock: Arc::new(RealClock),
                 address: "127.0.0.1:0".into(),
                 // Long enough for a machine that is busy.
                 silence: Duration::from_millis(400),
