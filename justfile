@@ -29,6 +29,7 @@ soak COUNT="5000":
     cargo sim run --count {{COUNT}}
     RAFTKV_KILL_PUTS=5000 cargo test --release -p raftkv --test kill_leader
     RAFTKV_SOAK_KILLS=2000 cargo test --release -p raftkv --test soak -- --nocapture
+    RAFTKV_FLIPS=20 cargo test --release -p raftkv --test flips -- --nocapture
 
 # Regenerates the golden stories of the core; read the diff before you commit it.
 golden:

@@ -318,6 +318,8 @@ pub(crate) enum BenchKind {
     Get,
     /// Both.
     Mixed,
+    /// Three nodes of its own: filled with the keys, then started again; time to the first read, and memory.
+    StartUp,
 }
 
 #[derive(Debug, Args)]
@@ -349,7 +351,8 @@ pub(crate) struct BenchArgs {
     /// With which number the choice of keys begins
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Where to measure the bare fdatasync: should be on the disk that the nodes use
+    /// Where to measure the bare fdatasync: should be on the disk that the nodes use. With `start-up`, where its nodes
+    /// keep their data
     #[arg(long, default_value = ".", value_name = "DIR")]
     pub(crate) fdatasync_dir: PathBuf,
     #[command(flatten)]

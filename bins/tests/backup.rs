@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{Cluster, client, code, eventually, raftkv, run, stderr, stdout};
 use kv::client::Writer;
 
@@ -14,11 +16,13 @@ fn a_backup_of_a_running_cluster_becomes_another_cluster() {
         for n in 0..200 {
             client.put(format!("key{n:03}"), vec![b'v'; 1000]).await.unwrap();
         }
+        client.session(Duration::from_secs(600)).await.unwrap();
     });
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("backup.snap").display().to_string();
     let saved = old.json(&["snapshot", "save", &file]);
     assert_eq!((&saved["revision"], &saved["keys"]), (&200.into(), &200.into()), "{saved}");
+    assert_eq!(saved["sessions"], 1, "{saved}");
     let again = old.raftkv(&["snapshot", "save", &file]);
     assert_eq!(
         (code(&again), stderr(&again).lines().count()),
@@ -45,6 +49,11 @@ fn a_backup_of_a_running_cluster_becomes_another_cluster() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&other, &bytes).unwrap();
+    // The part that is damaged is named, and not only that something is.
+    let said = stderr(&raftkv(&["snapshot", "status", &other], ""));
+    let offset = said.split_once("is damaged at offset ").and_then(|(_, rest)| rest.split_once(':'));
+    let offset = offset.and_then(|(offset, _)| offset.parse::<usize>().ok());
+    assert!(offset.is_some_and(|offset| offset <= middle), "{said}");
     for (args, expected) in [
         (vec!["snapshot", "status", &other], 1),
         (vec!["snapshot", "status", "/nonexistent"], 2),
@@ -73,6 +82,12 @@ fn a_backup_of_a_running_cluster_becomes_another_cluster() {
         assert_eq!(client.get("key199").await.unwrap().unwrap().mod_revision, 200);
         assert_eq!(client.get("later").await.unwrap(), None);
         assert_eq!(client.put("new", "1").await.unwrap(), 1201);
+    });
+    let of_new = new.json(&["snapshot", "save", &other.replace("other", "of-new")]);
+    assert_ne!(of_new["cluster"], saved["cluster"], "it is another cluster: {of_new}");
+    assert_eq!(of_new["sessions"], 0, "no session of the old one goes on: {of_new}");
+    run(async {
+        let client = client(&new.endpoints, 4);
         new.kill(1);
         eventually(20, "two of three serve", || async {
             client.get("new").await.is_ok_and(|kv| kv.is_some())

@@ -277,6 +277,21 @@ fn the_book_is_whole() {
     assert_eq!(listed, pages, "left: in SUMMARY.md; right: in docs/");
 }
 
+/// What a build or a test run writes is no part of the source.
+fn written_by_a_build(tracked: &str) -> Vec<String> {
+    let below_target = |path: &&str| path.split('/').rev().skip(1).any(|directory| directory == "target");
+    tracked.lines().filter(below_target).map(|path| format!("{path}: tracked, below a target/")).collect()
+}
+
+#[test]
+fn nothing_below_a_target_directory_is_tracked() {
+    let output = Command::new("git").args(["ls-files"]).current_dir(root()).output();
+    // An unpacked archive of the source has no git, and nothing to ask it for.
+    let Some(output) = output.ok().filter(|output| output.status.success()) else { return };
+    let complaints = written_by_a_build(&String::from_utf8_lossy(&output.stdout));
+    assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
 /// Only crates.io, only licences that `deny.toml` allows.
 #[test]
 fn dependencies_are_allowed() {
@@ -349,6 +364,14 @@ mod rules_fire {
         assert!(!directions_hold("kv/src/server/a.rs", "let db = sled::open(p);").is_empty());
         assert!(directions_hold("kv/src/store/sled.rs", "let db = sled::open(p);").is_empty());
         assert!(directions_hold("raft/src/core/a.rs", "// as tokio does").is_empty());
+    }
+
+    #[test]
+    fn on_what_a_build_wrote() {
+        assert_eq!(
+            written_by_a_build("sim/target/sim-failures/7.html\nsim/src/target.rs\ntarget/a").len(),
+            2
+        );
     }
 
     #[test]

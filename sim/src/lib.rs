@@ -1,5 +1,7 @@
 //! Deterministic simulation of raftkv clusters, and a checker of what their clients saw.
 
+#[cfg(test)]
+mod alike;
 #[cfg(madsim)]
 pub mod app;
 #[cfg(madsim)]

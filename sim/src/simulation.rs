@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use madsim::runtime::{Handle, Runtime};
 use madsim::task::JoinHandle;
-use raft::core::{Change, NodeId};
+use raft::core::NodeId;
 
 use crate::app::{App, Stage, Workload};
 use crate::cluster::{Cluster, World, host};

@@ -158,6 +158,7 @@ mod imp {
             "--failures-max",
             "1",
             "--json",
+            "--no-pages",
         ];
         let lines = output(&arguments)?;
         let failed = lines.lines().find(|line| line.contains("\"passed\":false"));
@@ -185,7 +186,7 @@ mod imp {
         exit(&["run", "--seeds", "0.."], 2)?;
         exit(&["run", "--count", "2", "--shard", "0/2"], 2)?;
         exit(&["run", "--plan", "no-such-plan.json"], 2)?;
-        exit(&["run", "--seeds", "0..2", "--timeout", "0"], 3)?;
+        exit(&["run", "--seeds", "0..2", "--timeout", "0", "--no-pages"], 3)?;
         exit(&["merge", "no-such-journal.jsonl"], 2)?;
         Ok(())
     }
@@ -218,7 +219,9 @@ mod imp {
     /// A stale read under clocks that are not to be relied on: a small part of its world shows it too.
     fn a_failing_world_shrinks() -> Result<(), String> {
         let beyond = ["--store", "memory", "--leases", "beyond"];
-        let sweep = [&["run", "--seeds", "0..60", "--failures-max", "1", "--json"], &beyond[..]].concat();
+        let sweep =
+            [&["run", "--seeds", "0..60", "--failures-max", "1", "--json", "--no-pages"], &beyond[..]]
+                .concat();
         let lines = output(&sweep)?;
         let failed = lines.lines().find(|line| line.contains("\"passed\":false"));
         let seed = failed.and_then(|line| field(line, "world")).ok_or("no stale read in 60 worlds")?;
@@ -226,7 +229,7 @@ mod imp {
         let path = dir.path().join("small.json").display().to_string();
         let shrink = [&["shrink", &seed, "--quiet", "--tries", "400", "-o", &path], &beyond[..]].concat();
         let text = exit(&shrink, 0)?;
-        let small = exit(&["run", "--plan", &path], 1)?;
+        let small = exit(&["run", "--plan", &path, "--no-pages"], 1)?;
         if !small.contains("linearizability") {
             return Err(format!("the small plan fails, but not for the same reason: {small}"));
         }
@@ -248,7 +251,7 @@ mod imp {
         command.args(["run", "--quiet", "--config", ".cargo/madsim.toml", "--profile", "sim"]);
         command.args(["-p", "raftkv-sim", "--example", "own_machine", "--", "run", "--seeds", "0..30"]);
         if let Some(bug) = bug {
-            command.env("COUNTER_BUG", bug).args(["--failures-max", "1"]);
+            command.env("COUNTER_BUG", bug).args(["--failures-max", "1", "--no-pages"]);
         }
         let status = command.status().map_err(|error| error.to_string())?;
         match (bug, status.code()) {
@@ -268,10 +271,7 @@ mod imp {
         const SEEDS: std::ops::Range<u64> = 3..7;
         let sweep = output(&["run", "--seeds", "3..7", "--jobs", "2", "--json"])?;
         for seed in SEEDS {
-            let status = Command::new(PROGRAM).args(["replay", &seed.to_string(), "--twice"]).status();
-            if !status.map_err(|error| error.to_string())?.success() {
-                return Err(format!("two runs of seed {seed} differ"));
-            }
+            exit(&["gate", "--world", &seed.to_string(), "--store", "sled"], 0)?;
             let alone = output(&["one", &seed.to_string()])?;
             let alone =
                 field(&alone, "trace_hash").ok_or_else(|| format!("no report of seed {seed}: {alone}"))?;

@@ -7,6 +7,7 @@
 
 mod fdatasync;
 mod histogram;
+mod start_up;
 
 use std::cell::RefCell;
 use std::process::ExitCode;
@@ -87,7 +88,7 @@ async fn load(client: Client, args: Rc<BenchArgs>, number: u64, end: Monotonic, 
     while clock.now() < end {
         let key = key(draw.below(args.keys));
         let read = match args.kind {
-            BenchKind::Put => false,
+            BenchKind::Put | BenchKind::StartUp => false,
             BenchKind::Get => true,
             BenchKind::Mixed => draw.below(100) < u64::from(args.reads),
         };
@@ -155,6 +156,10 @@ pub(crate) async fn bench(args: BenchArgs) -> Result<ExitCode, Failure> {
 }
 
 async fn run(args: Rc<BenchArgs>) -> Result<ExitCode, Failure> {
+    if args.kind == BenchKind::StartUp {
+        start_up::run(&args).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let connections = args.connections.unwrap_or(args.clients).min(args.clients);
     let clients = (0..connections)
         .map(|n| {

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use kv::client::{Client, ClientOptions};
+use kv::client::{Client, ClientOptions, Writer};
+use kv::command::KeyRange;
 use raft::clock::{Clock, Monotonic, RealClock};
 use raft::net::RealNet;
 
@@ -87,10 +88,83 @@ impl Cluster {
 
     pub(crate) fn started() -> Self {
         let mut cluster = Self::configured();
-        for id in 1..=3 {
-            cluster.start(id);
-        }
+        cluster.start_all();
         cluster
+    }
+
+    pub(crate) fn start_all(&mut self) {
+        for id in 1..=self.nodes.len() {
+            self.start(id);
+        }
+    }
+
+    /// Sets limits of node `id` to other values than its file has.
+    pub(crate) fn limit(&self, id: usize, limits: &[(&str, u64)]) {
+        let text = std::fs::read_to_string(self.config(id)).unwrap();
+        let others = |line: &&str| !limits.iter().any(|(key, _)| line.starts_with(&format!("{key} = ")));
+        let mut text: String = text.lines().filter(others).map(|line| format!("{line}\n")).collect();
+        if !text.contains("[limits]") {
+            text.push_str("[limits]\n");
+        }
+        let set: String = limits.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+        std::fs::write(self.config(id), text.replace("[limits]\n", &format!("[limits]\n{set}"))).unwrap();
+    }
+
+    /// Writes and deletes so much that every node writes a checkpoint: now there are rows in the stores, and after the
+    /// next snapshot the logs no longer reach back to the beginning.
+    pub(crate) fn fill_stores(&self, client: &Client) {
+        const VALUES: u64 = 36;
+        let before = run(async {
+            let before = client.put("filling", "").await.unwrap();
+            for n in 0..VALUES {
+                client.put(format!("filling/{n}"), vec![b'f'; 1_000_000]).await.unwrap();
+            }
+            client.delete(KeyRange::Prefix("filling".into()), false).await.unwrap();
+            client.compact(before + VALUES + 1).await.unwrap();
+            before
+        });
+        for id in 1..=self.nodes.len() {
+            let checkpoint = || self.node_status(id).and_then(|status| status["checkpoint"].as_u64());
+            run(eventually(30, "a checkpoint is written", || async { checkpoint() > Some(before) }));
+        }
+    }
+
+    /// Has node `id` write a snapshot of all that was acknowledged.
+    pub(crate) fn take_snapshot(&self, id: usize) {
+        let file = self.dir.path().join("backup").display().to_string();
+        let args = ["snapshot", "save", &file, "--timeout", "20", "--endpoints", &self.endpoints[id - 1]];
+        let output = raftkv(&args, "");
+        assert_eq!(code(&output), 0, "{}\n{}", stderr(&output), self.log(id));
+        std::fs::remove_file(file).unwrap();
+    }
+
+    /// The data directory of node `id`.
+    pub(crate) fn data_dir(&self, id: usize) -> PathBuf {
+        self.dir.path().join(id.to_string())
+    }
+
+    /// Whether the process of node `id` has ended by itself; with which exit code.
+    pub(crate) fn ended(&mut self, id: usize) -> Option<i32> {
+        let process = self.nodes[id - 1].as_mut()?;
+        let status = process.child.try_wait().unwrap()?;
+        Some(status.code().unwrap_or(-1))
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub(crate) fn stop(&mut self, id: usize) {
+        if let Some(process) = &mut self.nodes[id - 1] {
+            process.terminate();
+            let _ = process.child.wait();
+        }
+        self.nodes[id - 1] = None;
+    }
+
+    /// What node `id` says of itself, if it answers.
+    pub(crate) fn node_status(&self, id: usize) -> Option<serde_json::Value> {
+        let endpoint = &self.endpoints[id - 1];
+        let args = ["status", "--json", "--endpoints", endpoint];
+        let said: serde_json::Value = serde_json::from_slice(&raftkv(&args, "").stdout).ok()?;
+        said["nodes"].as_array()?.iter().find(|node| node["id"] == id).cloned()
     }
 
     /// Configures a machine that may join as member `id`, the next one; says how it is named to `member add`.
@@ -188,8 +262,12 @@ impl Cluster {
 }
 
 pub(crate) fn client(endpoints: &[String], seed: u64) -> Client {
-    let options =
-        ClientOptions { request_timeout: Duration::from_secs(10), seed, ..ClientOptions::default() };
+    patient_client(endpoints, seed, Duration::from_secs(10))
+}
+
+/// A client that gives up after so long.
+pub(crate) fn patient_client(endpoints: &[String], seed: u64, request_timeout: Duration) -> Client {
+    let options = ClientOptions { request_timeout, seed, ..ClientOptions::default() };
     Client::new(Arc::new(RealClock), Arc::new(RealNet), endpoints.iter().cloned(), options).unwrap()
 }
 

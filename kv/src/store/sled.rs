@@ -91,6 +91,11 @@ impl SledOptions {
                 tracing::error!(store = %dir.display(), ?at, "sled finds the store damaged");
                 Ok(None)
             }
+            // sled compares its settings with ours whatever their checksum says.
+            Err(sled::Error::Unsupported(why)) if !are_settings(&dir.join("conf")) => {
+                tracing::error!(store = %dir.display(), why, "sled's settings of the store are damaged");
+                Ok(None)
+            }
             Err(error) => Err(failure(&dir, "open", error)),
         }
     }
@@ -139,6 +144,16 @@ fn open_db(dir: &Path, options: &SledOptions) -> sled::Result<sled::Db> {
 
 fn failure(dir: &Path, what: &str, error: sled::Error) -> StoreError {
     StoreError::io(format!("{what} the sled store {}", dir.display()), error.into())
+}
+
+/// Whether a store's file of settings holds what sled can have written there, be it with other options than ours.
+fn are_settings(path: &Path) -> bool {
+    let Ok(bytes) = std::fs::read(path) else { return true };
+    let text = bytes.split_last_chunk::<4>().and_then(|(text, _checksum)| std::str::from_utf8(text).ok());
+    let mut lines = text.unwrap_or_default().lines();
+    let segment_bytes =
+        lines.next().and_then(|line| line.strip_prefix("segment_size: ")?.parse::<usize>().ok());
+    segment_bytes.is_some_and(usize::is_power_of_two) && lines.eq(["use_compression: false", "version: 0.34"])
 }
 
 fn sync_path(path: &Path) -> Result<(), StoreError> {
@@ -264,5 +279,37 @@ impl Store for SledStore {
 
     fn disk_bytes(&self) -> Result<u64, StoreError> {
         self.db.size_on_disk().map_err(|error| self.fail("measure", error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damaged_settings_are_a_damaged_store_and_other_settings_are_not() {
+        let root = tempfile::tempdir().unwrap();
+        let options = SledOptions::new(root.path());
+        options.prepare().unwrap();
+        drop(options.create(1).unwrap());
+        let conf = options.dir(1).join("conf");
+        let whole = std::fs::read(&conf).unwrap();
+        assert!(are_settings(&conf), "{}", String::from_utf8_lossy(&whole));
+        let mut damaged = 0;
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << (at % 8);
+            std::fs::write(&conf, bytes).unwrap();
+            match options.open(1) {
+                Ok(store) => damaged += usize::from(store.is_none()),
+                Err(error) => panic!("byte {at}: {error}"),
+            }
+        }
+        assert!(damaged > 40, "{damaged} of {}", whole.len());
+        std::fs::write(&conf, whole).unwrap();
+        assert!(options.open(1).unwrap().is_some());
+        // Chosen by the operator: nothing is lost, and nothing is thrown away.
+        let other = SledOptions { segment_bytes: 2 * SEGMENT_BYTES, ..options };
+        assert!(other.open(1).is_err_and(|error| error.to_string().contains("buffer size")));
     }
 }

@@ -17,14 +17,14 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::blocking::Lane;
-use crate::core::{Boot, Configuration, Entry, LogId, NodeId, Payload, Raft};
+use crate::core::{Boot, Configuration, LogId, NodeId, Payload, Raft};
 use crate::disk::{DirLock, SharedDisk};
 use crate::formation::{self, FormationConfig, FormationError};
 use crate::identity::{self, Identity, IdentityError};
 use crate::snapshot::{Origin, SnapshotDir, SnapshotError};
 use crate::state_machine::{StateMachine, StateMachineError};
 use crate::transport::{IncomingReceiver, PeerOptions, Transport, TransportConfig};
-use crate::wal::{Fault, Recovered, Wal, WalError, WalIdentity};
+use crate::wal::{Fault, Recovered, Retain, Wal, WalError, WalIdentity};
 
 use super::apply_lane::ApplyLane;
 use super::divergence::Divergence;
@@ -189,8 +189,8 @@ where
     };
     let begun = Begun { options, seams, lock, identity, formed, wal_lane };
     let wire = Transport::start(transport_config(&begun, &opened), listener);
-    let (opened, wire) = Box::pin(bring_together(&begun, opened, wire)).await?;
-    let raft = make_core(&begun.options, &opened, &begun.formed)?;
+    let (mut opened, wire) = Box::pin(bring_together(&begun, opened, wire)).await?;
+    let raft = make_core(&begun.options, &mut opened, &begun.formed)?;
     Ok(run(begun, opened, wire, raft))
 }
 
@@ -291,7 +291,8 @@ fn open_storage<S: StateMachine>(
     let applied = machine.applied().last;
     // What nobody else can send again, and the state does not hold, is not dropped.
     let may_cut = |lost: Option<LogId>| !is_alone || lost.is_none_or(|lost| lost <= applied);
-    let (wal, recovered) = Wal::open_if(Arc::clone(disk), &logs, wal_identity, options.wal, may_cut)?;
+    let retain = Retain { applied: applied.index, bytes: options.retain_log_bytes };
+    let (wal, recovered) = Wal::open_if(Arc::clone(disk), &logs, wal_identity, options.wal, retain, may_cut)?;
     tell_damage(&recovered);
     if recovered.torn_bytes > 0 {
         crate::sometimes!("wal/torn-tail");
@@ -319,14 +320,14 @@ fn tell_damage(recovered: &Recovered) {
 
 fn make_core<S: StateMachine>(
     options: &NodeOptions,
-    opened: &Opened<S>,
+    opened: &mut Opened<S>,
     formed: &Configuration,
 ) -> Result<Raft, StartError> {
     let applied = opened.machine.applied();
     let boot = Boot {
         hard_state: opened.recovered.hard_state,
         prev: opened.recovered.prev,
-        entries: opened.recovered.entries.clone(),
+        entries: std::mem::take(&mut opened.recovered.entries),
         applied: applied.last,
         configuration: applied.configuration.unwrap_or_else(|| formed.clone()),
         damage: opened.recovered.damage,
@@ -368,7 +369,7 @@ fn run<S: StateMachine>(
             options.snapshot_entries,
             options.snapshot_log_bytes,
         )
-        .recovered(recovered.entries.iter().map(Entry::size_bytes).sum()),
+        .recovered(recovered.entries_bytes),
         space: SpaceWatch::new(
             seams.blocking.lane("space"),
             Arc::clone(&seams.disk),

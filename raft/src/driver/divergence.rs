@@ -130,9 +130,10 @@ impl Divergence {
                 differ: before.differ.filter(|(at, _)| answer.agree < *at),
             },
             Some(differ) => {
-                // The answer to a closer question knows less of what lies before.
-                let agree =
-                    if before.agree < differ.0 { before.agree.max(answer.agree) } else { answer.agree };
+                // The answer to a closer question knows less of what lies before. But a search begins with what its
+                // first answer says: an agreement of old may be one of the state before a restart, which is gone.
+                let goes_on = before.differ.is_some() && before.agree < differ.0;
+                let agree = if goes_on { before.agree.max(answer.agree) } else { answer.agree };
                 Compared { agree, differ: Some(differ) }
             }
         };
@@ -361,6 +362,18 @@ mod tests {
             assert!(wrong.is_condemned(Index(part), part + 1_000_000));
             assert!(!of(parted(u64::MAX, 0)).is_condemned(Index(part), part + 1_000_000), "made anew since");
         }
+    }
+
+    #[test]
+    fn that_they_agreed_before_a_restart_does_not_hide_where_they_part_now() {
+        let mut leader = of(parted(u64::MAX, 0));
+        let right = || (2, of(parted(u64::MAX, 0)));
+        compare(&mut leader, &[right(), (3, of(parted(u64::MAX, 0)))], &voters(3));
+        assert_eq!(leader.agreed(ME, &voters(3)), Index(3_000));
+        // Its state was made anew, from a store that went bad.
+        let findings = compare(&mut leader, &[right(), (3, of(parted(1_500, 9)))], &voters(3));
+        assert!(matches!(findings[1], Finding::Condemn { at: Index(1_500), .. }), "{findings:?}");
+        assert!(leader.agreed(ME, &voters(3)) < Index(1_500));
     }
 
     #[test]

@@ -83,6 +83,7 @@ pub(super) fn reconcile<S: StateMachine>(
         opened.wal.reset(store)?;
         opened.recovered.prev = store;
         opened.recovered.entries.clear();
+        opened.recovered.entries_bytes = 0;
     }
     Ok((opened, None))
 }

@@ -11,7 +11,7 @@ use super::error::Context;
 use super::folder::{Files, Found, sequence_of};
 use super::format::{HEADER_BYTES, Record, decode_record, find_marks};
 use super::recovery::{self, End};
-use super::{Fault, WalError, WalIdentity};
+use super::{Fault, Retain, WalError, WalIdentity};
 
 /// What a log holds, and how well.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +111,7 @@ pub fn inspect(disk: &SharedDisk, dir: &Path) -> Result<Inspection, WalError> {
             Some(last) => WalError::Corrupt { path: last.path, offset: 0, reason: last.reason },
         });
     };
-    let Some(survey) = recovery::survey(identity, files)? else {
+    let Some(survey) = recovery::survey(identity, files, Retain::default())? else {
         return Err(WalError::Missing { dir: dir.to_owned() });
     };
     for segment in &mut segments {

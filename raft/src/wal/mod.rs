@@ -109,10 +109,13 @@ impl fmt::Display for WalIdentity {
 pub struct Recovered {
     /// Term and vote.
     pub hard_state: HardState,
-    /// The entry before the first of `entries`: where the log was compacted or reset.
+    /// The entry before the first of `entries`: where the log was compacted or reset, or the last one that was not
+    /// retained.
     pub prev: LogId,
     /// The entries, contiguous from `prev` on.
     pub entries: Vec<Entry>,
+    /// What all entries take, those not retained included.
+    pub entries_bytes: u64,
     /// About how much had been written without being synced, and was cut; for logs only.
     pub torn_bytes: u64,
     /// The log lost entries to damage and has not got them back: it may have held more than `entries`. The mark is
@@ -120,6 +123,16 @@ pub struct Recovered {
     pub damage: Option<Damage>,
     /// Where damage was found just now, and cut.
     pub fault: Option<Fault>,
+}
+
+/// Which entries a log that is opened brings into memory: all behind `applied`, and before that the newest that `bytes`
+/// hold. What is not brought stays in the files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retain {
+    /// The last entry that the state holds.
+    pub applied: Index,
+    /// How much of the log is kept for others that lag.
+    pub bytes: u64,
 }
 
 /// Damage to what was durable.
@@ -240,11 +253,11 @@ impl Wal {
         identity: WalIdentity,
         options: WalOptions,
     ) -> Result<(Self, Recovered), WalError> {
-        Self::open_if(disk, dir, identity, options, |_| true)
+        Self::open_if(disk, dir, identity, options, Retain::default(), |_| true)
     }
 
-    /// Opens the log like [`open`](Self::open), but one that is damaged only if `may_cut`, which is told up to where
-    /// entries are lost, if any are: else it is left as it is.
+    /// Opens the log like [`open`](Self::open), but brings only what is to be retained into memory, and opens one that
+    /// is damaged only if `may_cut`, which is told up to where entries are lost, if any are: else it is left as it is.
     ///
     /// # Errors
     /// As for [`open`](Self::open); and [`WalError::Corrupt`] if the log is damaged and may not be cut.
@@ -253,6 +266,7 @@ impl Wal {
         dir: &Path,
         identity: WalIdentity,
         options: WalOptions,
+        retain: Retain,
         may_cut: impl FnOnce(Option<LogId>) -> bool,
     ) -> Result<(Self, Recovered), WalError> {
         let missing = || WalError::Missing { dir: dir.to_owned() };
@@ -260,7 +274,7 @@ impl Wal {
             return Err(missing());
         }
         let (folder, found) = Folder::open(disk, dir, identity, options)?;
-        let survey = recovery::survey(folder.identity, found)?.ok_or_else(missing)?;
+        let survey = recovery::survey(folder.identity, found, retain)?.ok_or_else(missing)?;
         if let End::Damaged { fault, .. } = &survey.end
             && !may_cut(survey.standing.damage)
         {
@@ -271,11 +285,12 @@ impl Wal {
 
     /// Makes durable what was found, and goes on behind it.
     fn resume(mut folder: Folder, survey: Survey) -> Result<(Self, Recovered), WalError> {
-        let Survey { prev, entries, standing, live, dead, end } = survey;
+        let Survey { prev, entries, entries_bytes, standing, live, dead, end } = survey;
         let Standing { hard_state, lease_ms, damage, .. } = standing;
         let terms = Terms::of(prev, &entries);
         let damage = damage.map(|last| Damage { last, lease_ms });
-        let mut recovered = Recovered { hard_state, prev, entries, torn_bytes: 0, damage, fault: None };
+        let mut recovered =
+            Recovered { hard_state, prev, entries, entries_bytes, torn_bytes: 0, damage, fault: None };
         let (segments, tail) = match end {
             End::Open(end) => {
                 recovered.torn_bytes = end.torn_bytes;

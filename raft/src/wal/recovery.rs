@@ -25,6 +25,7 @@
 //! A group that was synced but is not attested by a later mark (the last one before a crash) can still be taken for a
 //! torn tail, here as in a log without damage.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 
 use crate::core::{Entry, HardState, Index, LogId};
@@ -33,12 +34,14 @@ use crate::mutant;
 use super::error::Context;
 use super::folder::{Files, Found, Headless, Segment};
 use super::format::{HEADER_BYTES, Mark, Record, Salt, Standing, decode_record, find_marks, peek_record};
-use super::{Fault, WalError, WalIdentity};
+use super::{Fault, Retain, WalError, WalIdentity};
 
 /// What the segments hold.
 pub(super) struct Survey {
     pub(super) prev: LogId,
     pub(super) entries: Vec<Entry>,
+    /// Of all entries, those that were let go while reading included.
+    pub(super) entries_bytes: u64,
     /// Where the log stands behind `entries`.
     pub(super) standing: Standing,
     /// Live segments, oldest first.
@@ -105,7 +108,11 @@ impl Part {
 }
 
 /// Reads the log; `None` if there are no segments.
-pub(super) fn survey(identity: WalIdentity, files: Files) -> Result<Option<Survey>, WalError> {
+pub(super) fn survey(
+    identity: WalIdentity,
+    files: Files,
+    retain: Retain,
+) -> Result<Option<Survey>, WalError> {
     let (mut parts, mut dead) = sort_out(files);
     for part in &parts {
         if let Part::Whole(found) = part
@@ -116,10 +123,17 @@ pub(super) fn survey(identity: WalIdentity, files: Files) -> Result<Option<Surve
         }
     }
     let Some(newest) = parts.pop() else { return Ok(None) };
-    let mut reading = Reading::default();
-    for part in parts {
+    let mut reading = Reading { retain, ..Reading::default() };
+    let mut parts = parts.into_iter().peekable();
+    while let Some(part) = parts.next() {
+        reading.final_through = match parts.peek().unwrap_or(&newest) {
+            Part::Whole(next) => next.header.prev().index,
+            // It may have cut anything.
+            Part::Headless(_) => Index::ZERO,
+        };
         reading.take_older(part)?;
     }
+    reading.final_through = Index(u64::MAX);
     let mut survey = reading.take_newest(newest, identity)?;
     dead.append(&mut survey.dead);
     dead.sort_by(|a, b| a.path.cmp(&b.path));
@@ -163,6 +177,9 @@ fn sort_out(files: Files) -> (Vec<Part>, Vec<Segment>) {
 #[derive(Default)]
 struct Reading {
     log: Option<Replay>,
+    retain: Retain,
+    /// Up to here the next segment does not cut the log.
+    final_through: Index,
     segments: Vec<Segment>,
     /// The segment read last, and how far.
     before: Option<(PathBuf, Scan)>,
@@ -207,6 +224,7 @@ impl Reading {
         }
         self.segments.push(segment);
         let Some(log) = &mut self.log else { panic!("a log without a first segment") };
+        log.retain = Retain { applied: self.retain.applied.min(self.final_through), ..self.retain };
         let scan = log.read_segment(found, &self.bytes)?;
         self.lease_ms = self.lease_ms.max(log.standing.lease_ms);
         self.before = Some((found.path.clone(), scan));
@@ -221,7 +239,7 @@ impl Reading {
         }
         let standing = next.header.standing;
         let (Some(log), Some((path, scan))) = (&mut self.log, &self.before) else {
-            self.log = Some(Replay { prev: standing.last, entries: Vec::new(), standing });
+            self.log = Some(Replay::behind(standing));
             return Ok(());
         };
         let prev = standing.last;
@@ -271,19 +289,21 @@ impl Reading {
     }
 
     fn whole(mut self, newest: Found, scan: Scan, torn_bytes: u64) -> Survey {
-        let Some(Replay { prev, entries, standing }) = self.log else { panic!("a log that was read") };
+        let Some(log) = self.log else { panic!("a log that was read") };
+        let Replay { prev, standing, entries_bytes, .. } = log;
         if let Some(segment) = self.segments.last_mut() {
             segment.last = standing.last;
         }
         let end = End::Open(OpenEnd { newest, bytes: self.bytes, scan, torn_bytes });
-        Survey { prev, entries, standing, live: self.segments, dead: self.dropped, end }
+        let entries = log.entries.into();
+        Survey { prev, entries, entries_bytes, standing, live: self.segments, dead: self.dropped, end }
     }
 
     /// The log ends before the damage. `known` is where it had come to.
     fn damaged(mut self, known: Standing) -> Survey {
         let Some((fault, discards_from)) = self.damage else { panic!("no damage") };
-        let empty = Replay { prev: LogId::ZERO, entries: Vec::new(), standing: Standing::default() };
-        let Replay { prev, entries, standing } = self.log.unwrap_or(empty);
+        let log = self.log.unwrap_or_else(|| Replay::behind(Standing::default()));
+        let Replay { prev, standing, entries_bytes, .. } = log;
         let last = standing.last;
         // Those that hold nothing of what is left.
         while let Some(segment) = self.segments.pop_if(|segment| segment.prev.index >= last.index) {
@@ -300,7 +320,8 @@ impl Reading {
             damage: lost.filter(|lost| last < *lost),
         };
         let end = End::Damaged { fault, discards_from };
-        Survey { prev, entries, standing, live: self.segments, dead: self.dropped, end }
+        let entries = log.entries.into();
+        Survey { prev, entries, entries_bytes, standing, live: self.segments, dead: self.dropped, end }
     }
 }
 
@@ -350,7 +371,7 @@ pub(super) fn is_virgin(part: &Found) -> Result<bool, WalError> {
     }
     let mut bytes = Vec::new();
     read_all(part, &mut bytes)?;
-    let mut log = Replay { prev: standing.last, entries: Vec::new(), standing };
+    let mut log = Replay::behind(standing);
     let mut scan = log.read_segment(part, &bytes)?;
     let is_whole = matches!(judge_tail(part, &bytes, &mut scan, log.last())?, Rest::Torn(_));
     Ok(is_whole && log.entries.is_empty() && log.standing == standing)
@@ -410,20 +431,38 @@ pub(super) fn judge_tail(part: &Found, bytes: &[u8], scan: &mut Scan, last: LogI
 /// The log as read so far.
 pub(super) struct Replay {
     pub(super) prev: LogId,
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: VecDeque<Entry>,
     /// Where the log stands behind `entries`.
     pub(super) standing: Standing,
+    /// Which of the oldest entries need not be kept while reading. Invariant: no segment read later cuts at or
+    /// before `retain.applied`.
+    retain: Retain,
+    /// Of `entries`, and of all that were read and not cut.
+    kept_bytes: u64,
+    entries_bytes: u64,
 }
 
 impl Replay {
+    /// Nothing yet.
+    fn behind(standing: Standing) -> Self {
+        let prev = standing.last;
+        let (retain, entries) = (Retain::default(), VecDeque::new());
+        Self { prev, entries, standing, retain, kept_bytes: 0, entries_bytes: 0 }
+    }
+
     pub(super) fn last(&self) -> LogId {
         self.standing.last
     }
 
     fn cut_behind(&mut self, index: Index) {
         let keep = index.0.saturating_sub(self.prev.index.0);
-        self.entries.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
-        self.standing.last = self.entries.last().map_or(self.prev, Entry::log_id);
+        while self.entries.len() as u64 > keep
+            && let Some(entry) = self.entries.pop_back()
+        {
+            self.kept_bytes -= entry.size_bytes();
+            self.entries_bytes -= entry.size_bytes();
+        }
+        self.standing.last = self.entries.back().map_or(self.prev, Entry::log_id);
     }
 
     /// Takes in the valid records at the beginning of a segment.
@@ -441,6 +480,19 @@ impl Replay {
         }
     }
 
+    /// Lets go of the oldest entries that are neither to be applied nor to be kept for others. While reading, not
+    /// after it: a log may be much larger than what is kept of it, and memory that was once used is seldom given back.
+    fn let_go(&mut self) {
+        let Retain { applied, bytes } = self.retain;
+        while self.kept_bytes > bytes
+            && let Some(entry) = self.entries.pop_front_if(|entry| entry.index <= applied)
+        {
+            crate::sometimes!("wal/opened-in-part");
+            self.kept_bytes -= entry.size_bytes();
+            self.prev = entry.log_id();
+        }
+    }
+
     /// Takes in one valid record. One that does not fit was written so by a broken program, or the checksum
     /// failed us: either way nothing here can be trusted.
     fn take(&mut self, record: Record, scan: &mut Scan) -> Result<(), String> {
@@ -451,7 +503,10 @@ impl Replay {
                     return Err(format!("entry {id} follows entry {last}"));
                 }
                 self.standing.push(&entry);
-                self.entries.push(entry);
+                self.kept_bytes += entry.size_bytes();
+                self.entries_bytes += entry.size_bytes();
+                self.entries.push_back(entry);
+                self.let_go();
             }
             Record::HardState(hard_state) => {
                 let HardState { term, .. } = self.standing.hard_state;

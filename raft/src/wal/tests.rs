@@ -28,6 +28,10 @@ fn vote(term: u64, id: u64) -> HardState {
     HardState { term: Term(term), voted_for: Some(NodeId(id)) }
 }
 
+fn bytes_of(entries: &[Entry]) -> u64 {
+    entries.iter().map(Entry::size_bytes).sum()
+}
+
 struct Case {
     _root: tempfile::TempDir,
     dir: std::path::PathBuf,
@@ -63,6 +67,7 @@ fn what_was_synced_comes_back() {
     let expected = Recovered {
         hard_state: vote(2, 1),
         prev: LogId::ZERO,
+        entries_bytes: bytes_of(&entries),
         entries,
         torn_bytes: 0,
         damage: None,
@@ -145,6 +150,7 @@ fn a_reset_log_begins_after_the_snapshot_and_keeps_the_vote() {
         Recovered {
             hard_state: vote(4, 2),
             prev: LogId::new(4, 1000),
+            entries_bytes: bytes_of(&entries),
             entries,
             torn_bytes: 0,
             damage: None,
@@ -213,6 +219,7 @@ fn format_version_1_is_written_and_read() {
         hard_state: vote(2, 3),
         prev: LogId::ZERO,
         entries: entries.to_vec(),
+        entries_bytes: bytes_of(&entries),
         torn_bytes: 0,
         damage: None,
         fault: None,
@@ -226,6 +233,47 @@ fn format_version_1_is_written_and_read() {
     std::fs::write(case.dir.join(NAME), newer).unwrap();
     let error = Wal::open(disk(), &case.dir, IDENTITY, SMALL).unwrap_err();
     assert!(matches!(error, WalError::UnknownFormat { found: 2, .. }), "{error}");
+}
+
+// What is applied and more than is kept for others stays in the files. An entry that a later segment cuts is let go by
+// nobody: it would leave a hole, or the wrong term, at the beginning of what is left.
+#[test]
+fn a_log_is_opened_with_only_what_is_retained() {
+    let case = Case::new();
+    let mut wal = case.create();
+    wal.append(Some(vote(1, 1)), &(1..=40).map(|i| entry(1, i, 200)).collect::<Vec<_>>()).unwrap();
+    wal.append(Some(vote(2, 1)), &(31..=60).map(|i| entry(2, i, 200)).collect::<Vec<_>>()).unwrap();
+    wal.sync().unwrap();
+    assert!(wal.stats().segments > 3);
+    drop(wal);
+    let all = case.open().1;
+    let open = |retain| Wal::open_if(disk(), &case.dir, IDENTITY, SMALL, retain, |_| true).unwrap();
+    for applied in 0..=60 {
+        for bytes in [0, 1000, 4000, u64::MAX] {
+            let (wal, kept) = open(Retain { applied: Index(applied), bytes });
+            assert_eq!(kept.entries_bytes, all.entries_bytes, "applied {applied}, {bytes} bytes");
+            let gone = (kept.prev.index.0 - all.prev.index.0) as usize;
+            assert_eq!(kept.entries, all.entries[gone..], "applied {applied}, {bytes} bytes");
+            assert!(kept.prev.index <= Index(applied).max(all.prev.index));
+            let last_gone = gone.checked_sub(1).map_or(all.prev, |at| all.entries[at].log_id());
+            assert_eq!(kept.prev, last_gone);
+            // No more than asked for, but for what a cut made doubtful while it was read.
+            let excess = bytes_of(&kept.entries) > bytes && kept.prev.index.0 < applied;
+            assert!(!excess || applied > 30, "applied {applied}, {bytes} bytes: {} left", kept.entries.len());
+            assert!(bytes > 0 || applied < 41 || kept.prev.index.0 == applied);
+            assert_eq!(wal.stats().last, LogId::new(2, 60));
+        }
+    }
+    // The log itself is as it was, and goes on.
+    let (mut wal, _) = open(Retain { applied: Index(60), bytes: 0 });
+    wal.compact(Index(45)).unwrap();
+    wal.append(None, &[entry(2, 61, 9)]).unwrap();
+    wal.append(Some(vote(3, 1)), &[entry(3, 61, 9)]).unwrap();
+    wal.sync().unwrap();
+    drop(wal);
+    let now = case.open().1;
+    assert_eq!(now.entries.last(), Some(&entry(3, 61, 9)));
+    assert_eq!(now.entries[..now.entries.len() - 1], all.entries[now.prev.index.0 as usize..]);
 }
 
 /// Sixty entries in several segments, and the paths of those that are no longer appended to.

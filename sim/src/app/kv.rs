@@ -35,6 +35,8 @@ const CHECK_STEPS_MAX: u64 = 20_000_000;
 
 /// The number of the first read of all keys at the end: behind those of all operations.
 const READ_ALL_NUMBER: u32 = 1_000_000;
+/// How long the reader of all keys waits for an answer in the end.
+const READ_ALL_TIMEOUT_NS_MAX: u64 = 20_000_000_000;
 
 /// The key-value store.
 pub struct KvApp;
@@ -180,10 +182,14 @@ impl Workload for KvWorkload {
     fn read_all(&self, nodes: &BTreeSet<u8>) -> JoinHandle<()> {
         let over = Arc::new(AtomicBool::new(false));
         let mut client = self.client(1, endpoints(nodes.iter().copied()), &over);
+        let mut timeout_ns = self.stage.world.scenario.workload.timeout_ns;
         self.stage.clients.spawn(async move {
             let mut number = READ_ALL_NUMBER;
             while client.perform(number, &OperationKind::Range).await != Outcome::Ok {
                 number += 1;
+                // All keys in one answer may take a slow network longer than the clients of this world wait.
+                timeout_ns = (timeout_ns * 2).min(READ_ALL_TIMEOUT_NS_MAX);
+                client.set_patience(timeout_ns);
             }
         })
     }

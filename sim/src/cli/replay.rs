@@ -12,7 +12,7 @@ use crate::explain::{Story, shiviz, why::Why};
 use crate::page::{self, Title};
 use crate::report::Failure;
 use crate::runner::{case, child};
-use crate::trace::{Keep, Source, Standings, first_difference};
+use crate::trace::{Keep, Source, Standings};
 
 /// The arguments of `raftkv-sim replay`.
 #[derive(Args, Debug)]
@@ -48,9 +48,6 @@ pub struct Arguments {
     /// Print only lines with this text in them; may be given more than once, and then either will do.
     #[arg(long, value_name = "TEXT")]
     pub grep: Vec<String>,
-    /// Instead of a timeline: run the world twice, each in a process of its own, and compare all events.
-    #[arg(long)]
-    pub twice: bool,
     /// Give up after so many seconds.
     #[arg(long, default_value_t = 120)]
     pub timeout: u64,
@@ -63,9 +60,6 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         return super::without_a_world();
     }
     let timeout = Duration::from_secs(arguments.timeout);
-    if arguments.twice {
-        return compare(arguments, timeout);
-    }
     let keep = if arguments.all { Keep::Everything } else { Keep::Story };
     let mut command = command(arguments, keep);
     for (flag, path) in [("--save-plan", &arguments.save_plan), ("--history", &arguments.history)] {
@@ -153,29 +147,6 @@ impl Filter<'_> {
 
 fn command(arguments: &Arguments, keep: Keep) -> Command {
     child::command(&arguments.world, &arguments.fixed, keep)
-}
-
-/// Runs the world twice and shows the first difference.
-fn compare(arguments: &Arguments, timeout: Duration) -> ExitCode {
-    let trace = || {
-        let mut lines = String::new();
-        let end = child::run(command(arguments, Keep::Everything), timeout, &mut |line| {
-            lines.push_str(line);
-            lines.push('\n');
-        });
-        (lines, end)
-    };
-    let ((first, first_end), (second, second_end)) = (trace(), trace());
-    if let Some((line, a, b)) = first_difference(&first, &second) {
-        println!("the two runs differ from event {line} on:\n  {a}\n  {b}");
-        return ExitCode::FAILURE;
-    }
-    if first_end.report != second_end.report {
-        println!("the two runs end differently:\n  {:?}\n  {:?}", first_end.report, second_end.report);
-        return ExitCode::FAILURE;
-    }
-    println!("{} events, twice the same", first.lines().count());
-    ExitCode::SUCCESS
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -60,9 +60,10 @@ pub struct Arguments {
     /// Print in how many worlds each mark in the source was hit; without this, only those that never were.
     #[arg(long)]
     pub marks: bool,
-    /// Where to write the plan, and a page that shows the run, of the first few worlds that fail.
-    #[arg(long, value_name = "DIR", default_value = "target/sim-failures")]
-    pub pages: PathBuf,
+    /// Where to write the plan, and a page that shows the run, of the first few worlds that fail; if not given,
+    /// `sim-failures` in cargo's target directory, wherever the command is called.
+    #[arg(long, value_name = "DIR", conflicts_with = "no_pages")]
+    pub pages: Option<PathBuf>,
     /// Write no such pages.
     #[arg(long)]
     pub no_pages: bool,
@@ -97,7 +98,7 @@ fn sweep(arguments: &Arguments) -> Result<Verdict, String> {
         failures_max: arguments.failures_max,
         duration: arguments.duration,
         marks: arguments.marks,
-        pages: (!arguments.no_pages).then(|| arguments.pages.clone()),
+        pages: (!arguments.no_pages).then(|| arguments.pages.clone().unwrap_or_else(pages_by_default)),
     };
     let seeds = seeds(arguments)?;
     let about = About {
@@ -119,6 +120,17 @@ fn sweep(arguments: &Arguments) -> Result<Verdict, String> {
         eprintln!("{} worlds are done already", done.len());
     }
     Ok(runner::sweep(worlds(arguments, seeds, done)?, &sweep, journal))
+}
+
+/// Tests run in their package's directory, people in any: what fails is written to one place all the same.
+fn pages_by_default() -> PathBuf {
+    let program = std::env::current_exe().unwrap_or_default();
+    target_of(&program).unwrap_or(Path::new("target")).join("sim-failures")
+}
+
+/// Cargo's target directory, if `program` stands in one: `…/target/madsim/sim/raftkv-sim`.
+fn target_of(program: &Path) -> Option<&Path> {
+    program.ancestors().skip(1).filter(|directory| directory.ends_with("target")).last()
 }
 
 fn text(error: impl std::fmt::Display) -> String {
@@ -179,4 +191,18 @@ fn worlds(arguments: &Arguments, seeds: Option<SeedRange>, done: BTreeSet<String
     };
     let count = count.map(|count| shard.share_of(count).saturating_sub(done.len() as u64));
     Ok(Worlds { list: Box::new(list.filter(move |world| !done.contains(&world.to_string()))), count })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_go_to_the_target_directory_that_the_program_stands_in() {
+        let target = |program| target_of(Path::new(program)).map(Path::to_owned);
+        assert_eq!(target("/w/target/madsim/sim/raftkv-sim"), Some("/w/target".into()));
+        assert_eq!(target("/w/target/madsim/sim/target"), Some("/w/target".into()));
+        assert_eq!(target("/usr/bin/raftkv-sim"), None);
+        assert_eq!(target("/usr/bin/target"), None, "the program itself is no directory");
+    }
 }

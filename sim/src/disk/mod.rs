@@ -28,7 +28,6 @@ mod fate;
 mod file;
 mod tree;
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,7 +37,7 @@ use serde::{Deserialize, Serialize};
 
 use draw::Draw;
 use fate::Fate;
-use tree::{FileCell, Node, Tree, lock};
+use tree::{FileCell, Tree, lock};
 
 /// The bytes on a disk that does not fill.
 const CAPACITY_BYTES: u64 = 1 << 40;
@@ -70,7 +69,8 @@ pub struct SimDisk {
 #[derive(Debug)]
 struct World {
     tree: Tree,
-    locks: BTreeSet<PathBuf>,
+    /// The files that stand for locks, while these are held.
+    locks: Vec<FileCell>,
     draw: Draw,
     /// Mutating calls so far.
     calls: u64,
@@ -98,7 +98,7 @@ impl SimDisk {
     fn with(tree: Tree, draw: Draw) -> Self {
         let world = World {
             tree,
-            locks: BTreeSet::new(),
+            locks: Vec::new(),
             draw,
             calls: 0,
             crash_at: None,
@@ -379,16 +379,13 @@ impl Disk for SimDisk {
     fn lock_dir(&self, path: &Path) -> io::Result<DirLock> {
         let mut world = self.lock();
         world.reading(None)?;
-        match world.tree.node(path)? {
-            Node::Dir(_) if world.locks.insert(path.to_owned()) => {
-                Ok(Box::new(SimDirLock { disk: self.clone(), path: path.to_owned() }))
-            }
-            Node::Dir(_) => Err(io::Error::new(
-                io::ErrorKind::WouldBlock,
-                format!("{} is in use by another process", path.display()),
-            )),
-            Node::File(_) => Err(io::ErrorKind::NotADirectory.into()),
+        let file = world.tree.lock_file(path)?;
+        if world.locks.iter().any(|held| Arc::ptr_eq(held, &file)) {
+            let text = format!("{} is in use by another process", path.display());
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
         }
+        world.locks.push(Arc::clone(&file));
+        Ok(Box::new(SimDirLock { disk: self.clone(), file }))
     }
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
@@ -401,12 +398,12 @@ impl Disk for SimDisk {
 
 struct SimDirLock {
     disk: SimDisk,
-    path: PathBuf,
+    file: FileCell,
 }
 
 impl Drop for SimDirLock {
     fn drop(&mut self) {
-        self.disk.lock().locks.remove(&self.path);
+        self.disk.lock().locks.retain(|held| !Arc::ptr_eq(held, &self.file));
     }
 }
 
@@ -434,7 +431,8 @@ impl File for SimFile {
         self.writable()?;
         let mut world = self.disk.lock();
         let (call, fails) = world.mutating(Call::Write, &self.path)?;
-        let grows = (offset + data.len() as u64).saturating_sub(lock(&self.file).len());
+        let end = if data.is_empty() { 0 } else { offset + data.len() as u64 };
+        let grows = end.saturating_sub(lock(&self.file).len());
         let result = if let Err(full) = world.take(Call::Write, &self.path, grows) {
             Err(full)
         } else if fails {

@@ -21,6 +21,9 @@ pub(super) enum Node {
 
 type Names = BTreeMap<String, Node>;
 
+/// The name that the real disk gives its locks.
+const LOCK_NAME: &str = "LOCK";
+
 /// The root directory.
 const ROOT: u64 = 0;
 
@@ -63,7 +66,8 @@ impl Tree {
         for name in parts(path)? {
             match self.dirs[&at].names.get(name) {
                 Some(Node::Dir(dir)) => at = *dir,
-                Some(Node::File(_)) | None => return Err(not_found(path)),
+                Some(Node::File(_)) => return Err(io::ErrorKind::NotADirectory.into()),
+                None => return Err(not_found(path)),
             }
         }
         Ok(at)
@@ -95,6 +99,20 @@ impl Tree {
         Ok(self.dirs[&self.dir(path)?].names.keys().cloned().collect())
     }
 
+    /// The file that stands for the lock on a directory, made if it is not there. It is durable from the first, which spares
+    /// every image the question; nothing reads it.
+    pub(super) fn lock_file(&mut self, path: &Path) -> io::Result<FileCell> {
+        let at = self.dir(path)?;
+        let dir = self.dirs.entry(at).or_default();
+        match dir.names.entry(LOCK_NAME.to_owned()).or_insert_with(|| Node::File(FileCell::default())) {
+            Node::Dir(_) => Err(io::ErrorKind::IsADirectory.into()),
+            Node::File(file) => {
+                dir.durable.insert(LOCK_NAME.to_owned(), Node::File(Arc::clone(file)));
+                Ok(Arc::clone(file))
+            }
+        }
+    }
+
     fn change(&mut self, call: u64, names: Vec<(u64, String, Option<Node>)>) {
         for (dir, name, node) in &names {
             set(&mut self.dirs.entry(*dir).or_default().names, name, node.as_ref());
@@ -104,14 +122,18 @@ impl Tree {
 
     pub(super) fn create_dir_all(&mut self, path: &Path, call: u64) -> io::Result<()> {
         let mut at = ROOT;
-        for name in parts(path)? {
-            at = match self.dirs[&at].names.get(name) {
+        let parts = parts(path)?;
+        for (depth, name) in (1..).zip(&parts) {
+            at = match self.dirs[&at].names.get(*name) {
                 Some(Node::Dir(dir)) => *dir,
+                Some(Node::File(_)) if depth < parts.len() => {
+                    return Err(io::ErrorKind::NotADirectory.into());
+                }
                 Some(Node::File(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
                 None => {
                     let dir = self.dirs.last_key_value().map_or(ROOT, |(last, _)| last + 1);
                     self.dirs.insert(dir, Dir::default());
-                    self.change(call, vec![(at, name.to_owned(), Some(Node::Dir(dir)))]);
+                    self.change(call, vec![(at, (*name).to_owned(), Some(Node::Dir(dir)))]);
                     dir
                 }
             };
@@ -129,12 +151,26 @@ impl Tree {
         Ok(file)
     }
 
+    /// As Linux does it: a file takes the place of a file, a directory that of an empty one.
     pub(super) fn rename(&mut self, from: &Path, to: &Path, call: u64) -> io::Result<()> {
-        let node = self.node(from)?;
         let (from_dir, from_name) = self.place(from)?;
         let (to_dir, to_name) = self.place(to)?;
-        if let Some(Node::Dir(_)) = self.dirs[&to_dir].names.get(to_name) {
-            return Err(io::ErrorKind::AlreadyExists.into());
+        let node = self.node(from)?;
+        let (from_parts, to_parts) = (parts(from)?, parts(to)?);
+        if to_parts.len() > from_parts.len() && to_parts.starts_with(&from_parts) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        if from_parts.len() > to_parts.len() && from_parts.starts_with(&to_parts) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        let same = (from_dir, from_name) == (to_dir, to_name);
+        match (&node, self.dirs[&to_dir].names.get(to_name)) {
+            (Node::File(_), Some(Node::Dir(_))) => return Err(io::ErrorKind::IsADirectory.into()),
+            (Node::Dir(_), Some(Node::File(_))) => return Err(io::ErrorKind::NotADirectory.into()),
+            (Node::Dir(_), Some(Node::Dir(there))) if !same && !self.dirs[there].names.is_empty() => {
+                return Err(io::ErrorKind::DirectoryNotEmpty.into());
+            }
+            _ => {}
         }
         if (from_dir, from_name) != (to_dir, to_name) {
             let names =

@@ -192,23 +192,6 @@ fn write_record(file: &mut File, record: &Record) {
     }
 }
 
-/// The first line in which two traces differ: its number from 1, and both versions.
-#[must_use]
-pub fn first_difference(a: &str, b: &str) -> Option<(usize, String, String)> {
-    let (mut left, mut right) = (a.lines(), b.lines());
-    for number in 1.. {
-        match (left.next(), right.next()) {
-            (None, None) => return None,
-            (l, r) if l == r => {}
-            (l, r) => {
-                let show = |line: Option<&str>| line.unwrap_or("(the trace ends)").to_owned();
-                return Some((number, show(l), show(r)));
-            }
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,12 +222,5 @@ mod tests {
         other.record(1, Source::World, &Event::Phase { name: "chaos" });
         other.record(2, Source::Node(1), &Event::Phase { name: "chaos" });
         assert_ne!(base, other.digest());
-    }
-
-    #[test]
-    fn the_first_difference_is_found() {
-        assert_eq!(first_difference("a\nb\n", "a\nb\n"), None);
-        assert_eq!(first_difference("a\nb\n", "a\nc\n"), Some((2, "b".into(), "c".into())));
-        assert_eq!(first_difference("a\n", "a\nc\n"), Some((2, "(the trace ends)".into(), "c".into())));
     }
 }

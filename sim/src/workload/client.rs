@@ -33,6 +33,7 @@ pub struct SimClient {
     cluster: Cluster,
     number: u16,
     client: Client,
+    endpoints: Vec<String>,
     session: Option<Session>,
     /// Whether it works under a session.
     wants_session: bool,
@@ -62,7 +63,8 @@ impl SimClient {
             world: world.clone(),
             cluster: stage.cluster.clone(),
             number,
-            client: connect(world, number, endpoints),
+            client: connect(world, number, endpoints.clone()),
+            endpoints,
             session: None,
             wants_session: number <= world.scenario.workload.with_session,
             recorder: recorder.clone(),
@@ -70,6 +72,11 @@ impl SimClient {
             over: Arc::clone(over),
             known: BTreeMap::new(),
         }
+    }
+
+    /// Waits for each answer as long as `timeout_ns` from now on, whatever the scenario says.
+    pub fn set_patience(&mut self, timeout_ns: u64) {
+        self.client = connect_as(&self.world, self.number, self.endpoints.clone(), false, timeout_ns);
     }
 
     /// Does `operations`, until they are done or the time is over.
@@ -381,18 +388,25 @@ impl SimClient {
 /// A client of the nodes at `endpoints`, on the machine of client `number`.
 #[must_use]
 pub fn connect(world: &World, number: u16, endpoints: Vec<String>) -> Client {
-    connect_as(world, number, endpoints, false)
+    connect_as(world, number, endpoints, false, world.scenario.workload.timeout_ns)
 }
 
 /// A client that knows of one node.
 fn connect_to(world: &World, number: u16, node: u8, spread_reads: bool) -> Client {
-    connect_as(world, number, vec![format!("n{node}:client")], spread_reads)
+    let endpoints = vec![format!("n{node}:client")];
+    connect_as(world, number, endpoints, spread_reads, world.scenario.workload.timeout_ns)
 }
 
-fn connect_as(world: &World, number: u16, endpoints: Vec<String>, spread_reads: bool) -> Client {
+fn connect_as(
+    world: &World,
+    number: u16,
+    endpoints: Vec<String>,
+    spread_reads: bool,
+    timeout_ns: u64,
+) -> Client {
     let host = usize::from(world.scenario.machines()) + usize::from(number) - 1;
     let clock = SimClock::new(world.time.clone(), 0, 0);
-    let timeout = Duration::from_nanos(world.scenario.workload.timeout_ns);
+    let timeout = Duration::from_nanos(timeout_ns);
     let options = ClientOptions {
         request_timeout: timeout,
         attempt_timeout: timeout / world.scenario.workload.attempts.max(1),

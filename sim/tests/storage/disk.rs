@@ -208,7 +208,7 @@ fn names_behave_as_the_seam_says() {
     drop(lock);
     drop(disk.lock_dir(path("/d")).unwrap());
     disk.rename(path("/d"), path("/e")).unwrap();
-    assert_eq!(disk.list(path("/e")).unwrap(), ["a"]);
+    assert_eq!(disk.list(path("/e")).unwrap(), ["LOCK", "a"]);
 }
 
 proptest! {
@@ -234,9 +234,12 @@ proptest! {
                     _ => {
                         let data = vec![i as u8 + 1; *len];
                         file.write_at(&data, *offset).unwrap();
-                        let end = *offset as usize + len;
+                        // As on Linux, writing nothing behind the end does not move it.
+                        let end = if *len == 0 { 0 } else { *offset as usize + len };
                         twin.resize(twin.len().max(end), 0);
-                        twin[*offset as usize..end].copy_from_slice(&data);
+                        if *len > 0 {
+                            twin[*offset as usize..end].copy_from_slice(&data);
+                        }
                     }
                 }
                 let mut part = vec![7; 700];

@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub, reason = "a test binary")]
 
+mod alike;
 mod disk;
 mod model;
 mod snapshot;

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use raft::core::{Damage, Entry, Index, LogId, Payload, Term};
-use raft::wal::{Recovered, Wal, WalError};
+use raft::wal::{Recovered, Retain, Wal, WalError};
 use raftkv_sim::disk::SimDisk;
 
 use crate::model::{Model, Op, TINY, append, create, cut, dir, new_disk, open, shared, vote};
@@ -179,7 +179,9 @@ fn a_log_that_nobody_can_repair_is_left_alone() {
     let (disk, _) = closed(&[vote(), append(12, 100)]);
     wipe(&disk, &segments(&disk)[1], HEADER_BYTES + 10, 1);
     let before: Vec<_> = segments(&disk).iter().map(|path| disk.content(path).unwrap()).collect();
-    let refused = Wal::open_if(shared(&disk), &dir(), crate::model::IDENTITY, TINY, |_| false).unwrap_err();
+    let refused =
+        Wal::open_if(shared(&disk), &dir(), crate::model::IDENTITY, TINY, Retain::default(), |_| false)
+            .unwrap_err();
     assert!(matches!(refused, WalError::Corrupt { .. }), "{refused}");
     let after: Vec<_> = segments(&disk).iter().map(|path| disk.content(path).unwrap()).collect();
     assert!(before == after, "the log was changed");
