@@ -28,11 +28,13 @@ use crate::marks::Marks;
 use crate::nemesis::Nemesis;
 use crate::network::Network;
 use crate::plan::Plan;
-use crate::random::{Random, derive};
+use crate::random::derive;
 use crate::report::{Failure, Figures, SeedReport};
 use crate::scenario::StoreKind;
 use crate::time::VirtualTime;
 use crate::trace::{Event, Keep, Source, Trace};
+
+mod farewell;
 
 const MILLISECOND: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MILLISECOND;
@@ -294,41 +296,6 @@ impl Simulation {
             self.wait(&what, HEAL_NS_MAX, || written.is_finished() || !is_member()).await?;
         }
         Ok(())
-    }
-
-    /// A member of a cluster that is well is removed, and must hear of it: it stops by itself. Only where everyone who
-    /// votes is well, and enough of them stay.
-    async fn farewell(&self, core: &BTreeSet<u8>) -> Result<(), Failure> {
-        let Some(configuration) = self.world.invariants.committed_configuration() else { return Ok(()) };
-        let is_well = |id: &NodeId| u8::try_from(id.0).is_ok_and(|id| core.contains(&id));
-        let all_well = configuration.members().iter().all(is_well) && !configuration.is_joint();
-        if self.world.scenario.spares == 0 || !all_well || configuration.voters.len() < 3 {
-            return Ok(());
-        }
-        let Some(leader) = self.cluster.leader() else { return Ok(()) };
-        let others: Vec<u8> = self.members_of(core).into_iter().filter(|node| *node != leader).collect();
-        let leaver = *Random::stream(self.world.seed, "farewell").pick(&others);
-        self.world
-            .record(Source::World, &Event::Note { text: &format!("n{leaver} is removed, and all is well") });
-        let end_ns = self.world.time.now_ns() + HEAL_NS_MAX;
-        while !self.world.invariants.was_removed(NodeId(u64::from(leaver))) {
-            let leads = self.cluster.leader().and_then(|leader| self.cluster.view(leader));
-            if let Some(view) = leads {
-                tokio::select! {
-                    biased;
-                    _ = view.raft().change(vec![Change::Remove(NodeId(u64::from(leaver)))]) => {}
-                    () = self.world.time.sleep(SECOND) => {}
-                }
-            }
-            self.world.time.sleep(WATCH_NS).await;
-            self.look()?;
-            if self.world.time.now_ns() >= end_ns {
-                let text = format!("n{leaver} cannot be removed; {}", self.describe());
-                return Err(Failure::new("liveness", text));
-            }
-        }
-        let is_gone = || !self.cluster.nodes().contains(&leaver);
-        self.wait(&format!("n{leaver} hears that it was removed"), HEAL_NS_MAX, is_gone).await
     }
 
     /// Whatever was proposed is decided by now, one way or the other, and whoever proposed it was told.

@@ -11,7 +11,8 @@
 //! - It leaves a joint configuration by itself once that is committed, whoever began it (§4.3).
 //! - Who leaves still gets the log until it holds the configuration that leaves it out and knows that it is committed,
 //!   or until an election timeout after that (§4.2.2): else it would go on believing, and disturb the others. If it
-//!   learns nothing it is harmless nevertheless: they hear their leader (§4.2.3), and pre-vote fails (§9.6).
+//!   learns nothing it is harmless nevertheless: they hear their leader (§4.2.3), and pre-vote fails (§9.6). The members
+//!   refuse it then, and tell it why (`transport::handshake`): that is how it learns it in the end.
 //! - A leader that the committed configuration leaves out as a voter goes on, without counting itself, until it has
 //!   handed over to the best of the voters, or failed to (§4.2.2, §3.10).
 //! - Learners that are `joining` become voters by themselves once they have caught up. Catching up is measured in rounds

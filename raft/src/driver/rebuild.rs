@@ -163,10 +163,7 @@ async fn next_snapshot(incoming: &mut IncomingReceiver, at_least: Index) -> Resu
                 tracing::info!(%from, last = %file.meta.last, bytes = file.bytes, "received a snapshot");
                 return Ok(file);
             }
-            Some(Incoming::Removed { by }) => {
-                crate::sometimes!("boot/told-that-it-was-removed");
-                return Err(by);
-            }
+            Some(Incoming::Removed { by }) => return Err(by),
             Some(_) => {}
             // The transport is going down, and this with it.
             None => return std::future::pending().await,

@@ -6,7 +6,7 @@
 //!
 //! - an address that now belongs to another cluster, or to another member, is noticed at once,
 //! - a member whose disk was wiped is refused under its old id (rule 15; see [`identity`](crate::identity)),
-//! - a member that was removed is told so,
+//! - a member that was removed, by a configuration that is committed, is told so, and stops,
 //! - two programs without a protocol version in common part with a clear message.
 //!
 //! Whom this node does not know *yet* it lets in all the same, if it comes from the right cluster: the configuration
@@ -164,7 +164,7 @@ pub enum Refusal {
         /// The incarnation of that disk.
         expected: u64,
     },
-    /// The sender was a member, and was removed.
+    /// The sender was a member, and was removed: a committed configuration says so, and every later one will.
     Removed,
     /// The refusing node does not know the sender, and listens to as many of those as it may already.
     Crowded,
@@ -249,7 +249,7 @@ pub(crate) enum Roster {
 pub(crate) struct Members {
     /// Which disk each one is, 0 if that is not known. Those that are leaving and are still to get entries are here.
     pub(crate) incarnations: BTreeMap<NodeId, u64>,
-    /// Those that were members once.
+    /// Those that were members once, by what is committed.
     pub(crate) removed: BTreeSet<NodeId>,
     /// Whether one more that is neither may be heard.
     pub(crate) room: bool,
