@@ -27,13 +27,12 @@ enum At {
     Drawn,
 }
 
-/// Every kind of file that a node has: how its path begins below the data directory, how it ends, and where it is hit.
-const KINDS: [(&str, &str, At); 15] = [
+/// Every kind of file in which a node keeps something, and its ballast: how its path begins below the data directory, how it ends, and where it is hit.
+const KINDS: [(&str, &str, At); 14] = [
     ("identity", "identity", At::Drawn),
     ("logs/", ".wal", At::Begin(9)),
     ("logs/", ".wal", At::Begin(40)),
     ("logs/", ".wal", At::Drawn),
-    ("logs/", ".tmp", At::Drawn),
     ("snapshots/", ".snap", At::Begin(9)),
     ("snapshots/", ".snap", At::Begin(30)),
     ("snapshots/", ".snap", At::Drawn),
